@@ -1,0 +1,140 @@
+"""Defaults < file < environment < flags, with the origin of every value. Knows nothing of what settings mean."""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec import inspect as shapes
+
+from appliance.config.paths import config_candidates
+from appliance.config.settings import Settings
+from appliance.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "APPLIANCE__"
+
+SECTIONS: dict[str, type[Struct]] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+_FIELDS = {name: {f.name: f for f in msgspec.structs.fields(cls)} for name, cls in SECTIONS.items()}
+_SHAPES = {
+    (name, shape.name): shape.type
+    for name, cls in SECTIONS.items()
+    for shape in shapes.type_info(cls).fields  # type: ignore[attr-defined] # type_info of a Struct is a StructType
+}
+
+
+class Effective(Struct, frozen=True):
+    """The settings in force, and for each "section.key" that is no default where it was said."""
+
+    settings: Settings
+    origins: dict[str, str]
+    file: Path | None
+
+
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Effective:
+    """The effective settings; `flags` maps "section.key" to a value, None meaning that the flag was not given.
+
+    Raises ConfigError, naming the key, where it was said, and what would be right.
+    """
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    origins: dict[str, str] = {}
+    file = _find_file(config)
+
+    def put(section: str, key: str, raw: object, origin: str, *, text: bool = False) -> None:
+        values[section][key] = _value(section, key, raw, origin, text=text)
+        origins[f"{section}.{key}"] = origin
+
+    if file is not None:
+        for section, table in _read_toml(file).items():
+            _check_name(section, SECTIONS, "section", f"[{section}]", str(file))
+            if not isinstance(table, dict):
+                raise ConfigError(f"{section} in {file}: expected a table, as in [{section}]")
+            for key, raw in table.items():
+                _check_name(key, _FIELDS[section], "setting", f"{section}.{key}", str(file))
+                put(section, key, raw, str(file))
+    for name, raw in sorted((environ if environ is not None else os.environ).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+            _check_name(section, SECTIONS, "section", name, "the environment")
+            _check_name(key, _FIELDS[section], "setting", name, "the environment")
+            put(section, key, raw, f"environment {name}", text=True)
+    for name, flag in (flags or {}).items():
+        if flag is not None:
+            section, _, key = name.partition(".")
+            put(section, key, flag, f"flag --{key.replace('_', '-')}")
+    return Effective(Settings(**{s: SECTIONS[s](**v) for s, v in values.items()}), origins, file)
+
+
+def _find_file(config: Path | None) -> Path | None:
+    if config is None:
+        return next((path for path in config_candidates() if path.is_file()), None)
+    if not config.is_file():
+        raise ConfigError(f"--config {config}: no such file")
+    return config
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} can't be read: {error}") from None
+
+
+def _check_name(name: str, known: Mapping[str, object], kind: str, shown: str, place: str) -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1)
+    right = f"did you mean {close[0]}?" if close else f"known {kind}s: {', '.join(known)}"
+    raise ConfigError(f"{shown} in {place}: unknown {kind} {name!r}; {right}")
+
+
+def _value(section: str, key: str, raw: object, origin: str, *, text: bool) -> Any:
+    shape = _SHAPES[section, key]
+    candidate = raw
+    if text and isinstance(shape, shapes.VarTupleType):
+        candidate = _list_from_text(str(raw))
+    try:
+        return msgspec.convert(candidate, _FIELDS[section][key].type, strict=not text)
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"{section}.{key} = {json.dumps(raw, default=str)} ({origin}): expected {expectation(section, key)}"
+        ) from None
+
+
+def _list_from_text(text: str) -> object:
+    """A JSON array, or values with commas between."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def expectation(section: str, key: str) -> str:
+    """In words, what the setting accepts: "a whole number from 1 to 65535"."""
+    shape = _SHAPES[section, key]
+    match shape:
+        case shapes.LiteralType(values=choices):
+            return "one of " + ", ".join(sorted(map(str, choices)))
+        case shapes.IntType() | shapes.FloatType():
+            noun = "a whole number" if isinstance(shape, shapes.IntType) else "a number"
+            low = f" from {shape.ge}" if shape.ge is not None else f" above {shape.gt}" if shape.gt is not None else ""
+            high = f" to {shape.le}" if shape.le is not None else ""
+            return f"{noun}{low}{high}"
+        case shapes.BoolType():
+            return "true or false"
+        case shapes.VarTupleType(min_length=least):
+            return "a list of texts" + (f", at least {least}" if least else "")
+        case _:
+            return "a text"

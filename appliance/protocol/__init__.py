@@ -1,0 +1,1 @@
+"""Wire shapes that clients see. Knows no sockets and no engine."""

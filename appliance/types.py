@@ -1,0 +1,66 @@
+"""What layers exchange: messages, sampling, usage, timings. Knows no wire format and no engine."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+AnswerSource = Literal["model", "faq", "cache", "fallback"]
+
+ROLES: frozenset[str] = frozenset({"system", "user", "assistant"})
+
+
+class Message(Struct, frozen=True):
+    """One turn of a conversation; `role` is one of ROLES once a request has been validated."""
+
+    role: str
+    content: str
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How one answer is sampled, complete: every default has been filled in."""
+
+    max_tokens: int
+    """Upper bound of completion tokens, >= 1; lowered at admission where prompt + answer would not fit the context."""
+    temperature: float
+    """0 means greedy."""
+    top_p: float
+    top_k: int
+    """0 means no limit."""
+    repetition_penalty: float
+    seed: int
+    """0 to 2**63 - 1."""
+    stop: tuple[str, ...] = ()
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    """A validated request, ready for dispatch."""
+
+    client: str
+    """Whom fairness and bounds count for: the peer's address."""
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline_s: float
+    """Seconds from arrival after which the request fails with deadline_exceeded."""
+
+
+class Usage(Struct, frozen=True):
+    """Token counts as the engine reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+    """None: the engine can't tell."""
+
+
+class Timings(Struct, frozen=True):
+    """Milliseconds, measured from the request's arrival at the front process."""
+
+    queue_ms: float
+    ttft_ms: float | None
+    """None where no text was produced."""
+    tpot_ms: float | None
+    """Mean time per output token after the first; None for fewer than two tokens."""
+    total_ms: float
