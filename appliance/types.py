@@ -64,3 +64,35 @@ class Timings(Struct, frozen=True):
     tpot_ms: float | None
     """Mean time per output token after the first; None for fewer than two tokens."""
     total_ms: float
+
+
+class EngineStats(Struct, frozen=True, array_like=True):
+    """What the engine says of itself after a step."""
+
+    step_s: float
+    running: int
+    kv_cache_usage_ratio: float | None
+    """0 to 1; None where the pipeline can't tell."""
+    kv_cache_bytes: int | None
+    rss_bytes: int
+
+
+class GenerationDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampling where a request does not say; from the model's manifest."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+
+
+class ServedModel(Struct, frozen=True, kw_only=True):
+    """The model that a daemon answers with."""
+
+    id: str
+    digest: str
+    directory: str
+    context_tokens: int
+    eos_token_ids: list[int]
+    generation: GenerationDefaults
+    quantization: str

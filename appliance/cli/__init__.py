@@ -1,0 +1,60 @@
+"""The command line: one module a command. Knows how errors become one line and an exit status."""
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from appliance.cli import chat, config, models, serve, version
+from appliance.errors import ApplianceError, ConfigError, StartError
+
+app = typer.Typer(
+    name="appliance",
+    help="A small chat model on a small PC, streamed to the LAN.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+serve.register(app)
+chat.register(app)
+app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
+version.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the appliance's version and leave.")] = False,
+) -> None:
+    """A small chat model on a small PC, streamed to the LAN."""
+    if show_version:
+        from appliance import __version__
+
+        typer.echo(f"appliance {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. What is the operator's to mend ends in one line on stderr and an exit status, no traceback."""
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except (ConfigError, StartError) as error:
+        sys.exit(_say(error, error.exit_status))
+    except ApplianceError as error:
+        sys.exit(_say(error, 1))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(error: ApplianceError, status: int) -> int:
+    print(f"appliance: {error}", file=sys.stderr)
+    return status

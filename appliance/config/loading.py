@@ -70,15 +70,22 @@ def load(
         if flag is not None:
             section, _, key = name.partition(".")
             put(section, key, flag, f"flag --{key.replace('_', '-')}")
-    return Effective(Settings(**{s: SECTIONS[s](**v) for s, v in values.items()}), origins, file)
+    return Effective(msgspec.convert(values, Settings), origins, file)
 
 
 def _find_file(config: Path | None) -> Path | None:
     if config is None:
-        return next((path for path in config_candidates() if path.is_file()), None)
-    if not config.is_file():
+        return next((path for path in config_candidates() if _is_file(path)), None)
+    if not _is_file(config):
         raise ConfigError(f"--config {config}: no such file")
     return config
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a directory above it that may not be searched
+        raise ConfigError(f"{path} can't be read: {error}") from None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -86,6 +93,8 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is not valid TOML: nested too deep") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} can't be read: {error}") from None
 
@@ -116,7 +125,7 @@ def _list_from_text(text: str) -> object:
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return text
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -136,5 +145,7 @@ def expectation(section: str, key: str) -> str:
             return "true or false"
         case shapes.VarTupleType(min_length=least):
             return "a list of texts" + (f", at least {least}" if least else "")
+        case shapes.StrType(min_length=least) if least:
+            return "a text that is not empty" if least == 1 else f"a text of at least {least} characters"
         case _:
             return "a text"

@@ -1,0 +1,1 @@
+"""Metrics, logs and what the host tells. Knows no request's content."""

@@ -146,8 +146,8 @@ class Pong(Struct, frozen=True, tag="pong"):
 
 ServerMessage = Hello | Queued | Started | Delta | Done | Error | GoingAway | Pong
 
-_client_decoder = msgspec.json.Decoder(ClientMessage)
-_server_decoder = msgspec.json.Decoder(ServerMessage)
+_client_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
+_server_decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
 _encoder = msgspec.json.Encoder()
 
 

@@ -1,0 +1,118 @@
+"""Composition: the application's routes and parts, and the life of a daemon from listening to its last word."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import WSCloseCode, web
+
+from appliance import __version__
+from appliance.api import system
+from appliance.api.keys import DAEMON
+from appliance.api.middleware import errors_as_json
+from appliance.api.state import Daemon
+from appliance.api.websocket import websocket
+from appliance.config import Settings
+from appliance.errors import StartError
+from appliance.observability.logs import fields
+from appliance.types import ServedModel
+
+log = logging.getLogger(__name__)
+
+HTTP_BODY_MAX_BYTES = 1 << 20  # no route takes a body yet
+
+
+def build_app(daemon: Daemon) -> web.Application:
+    """Routes, middleware and parts; opens nothing."""
+    app = web.Application(middlewares=[errors_as_json], client_max_size=HTTP_BODY_MAX_BYTES)
+    app[DAEMON] = daemon
+    app.add_routes([*system.ROUTES, web.get("/v1/ws", websocket)])
+    return app
+
+
+@contextlib.asynccontextmanager
+async def listening(daemon: Daemon) -> AsyncIterator[str]:
+    """Serve HTTP and WebSocket for as long as the block lasts; gives the base URL.
+
+    Raises StartError where the address can't be listened on.
+    """
+    server = daemon.settings.server
+    runner = web.AppRunner(build_app(daemon), handle_signals=False, access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartError(_listen_error(server.host, server.port, error)) from error
+        port = runner.addresses[0][1]
+        yield f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def _listen_error(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: end the program that has it, or set server.port (--port)"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs privileges: set server.port (--port) to 1024 or above"
+    return f"can't listen on {host} port {port} (server.host, server.port): {error.strerror or error}"
+
+
+async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[[Daemon, str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    `announce` is called once the base URL is listened on. Raises StartError where the port can't be had or
+    the engine never gets ready.
+    """
+    daemon = Daemon(settings, model)
+    stop = asyncio.Event()
+    _on_signals(daemon, stop)
+    async with listening(daemon) as url:
+        log.info("listening", extra=fields(url=url, version=__version__, model=model.id))
+        announce(daemon, url)
+        engine = asyncio.create_task(daemon.engine.run())
+        try:
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if not engine.done():
+                await _drain(daemon)
+        finally:
+            await _close_connections(daemon)
+            daemon.engine.stop()
+            await engine
+    log.info("stopped", extra=fields())
+
+
+async def _drain(daemon: Daemon) -> None:
+    timeout_s = daemon.settings.server.drain_timeout_s
+    log.info("draining", extra=fields(running=daemon.dispatcher.running, timeout_s=timeout_s))
+    for connection in daemon.connections:
+        connection.going_away(timeout_s)
+    await daemon.dispatcher.drain(timeout_s)
+
+
+async def _close_connections(daemon: Daemon) -> None:
+    closing = [connection.close(WSCloseCode.GOING_AWAY, "the appliance stops") for connection in daemon.connections]
+    await asyncio.gather(*closing, return_exceptions=True)
+
+
+def _on_signals(daemon: Daemon, stop: asyncio.Event) -> None:
+    """The first signal asks for a drain; the second kills the worker and ends the process, status 128 + signal."""
+
+    def receive(number: signal.Signals) -> None:
+        if not stop.is_set():
+            stop.set()
+            return
+        daemon.engine.kill()
+        os.write(2, f"appliance: {number.name} again, ended at once\n".encode())
+        os._exit(128 + number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive, number)

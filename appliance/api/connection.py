@@ -1,0 +1,166 @@
+"""One client's socket: its messages, its live requests, its end. Knows the protocol and dispatch."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+
+from appliance import __version__
+from appliance.api.outbox import Outbox
+from appliance.api.requests import chat_request
+from appliance.api.state import Daemon
+from appliance.dispatch import Ticket
+from appliance.errors import BadMessage, BadRequest, DuplicateId, RateLimited, RequestError, UnknownId
+from appliance.observability.logs import fields
+from appliance.protocol import websocket as wire
+from appliance.types import FinishReason, Timings, Usage
+
+log = logging.getLogger(__name__)
+
+SEND_BUFFER_BYTES = 1 << 16  # of the kernel, for one client: what is beyond waits in the bounded outbox
+CLOSE_TIMEOUT_S = 2.0  # for a peer to take the close frame; then the connection is aborted
+
+
+class Connection:
+    """Reads until the socket ends; then what it asked for is cancelled."""
+
+    def __init__(self, daemon: Daemon, ws: web.WebSocketResponse, request: web.Request) -> None:
+        self._daemon = daemon
+        self._ws = ws
+        self._transport = request.transport
+        self._client = request.remote or "unknown"
+        self._live: dict[str, Ticket] = {}
+        self._outbox = Outbox(ws, daemon.settings.server.outbox_max_messages, self._too_slow)
+        self._closing: asyncio.Task[None] | None = None
+        if self._transport is not None:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    async def run(self) -> None:
+        """Serve the socket until its end, whoever ends it."""
+        writer = asyncio.create_task(self._outbox.run())
+        self._outbox.put(self._hello())
+        try:
+            async for message in self._ws:
+                self._receive(message)
+        finally:
+            self._outbox.close()
+            for ticket in list(self._live.values()):
+                self._daemon.dispatcher.cancel(ticket)
+            writer.cancel()
+            closing = [self._closing] if self._closing is not None else []
+            await asyncio.gather(writer, *closing, return_exceptions=True)
+            log.debug("connection closed", extra=fields(client=self._client, code=self._ws.close_code))
+
+    def going_away(self, deadline_s: float) -> None:
+        """Tell the client that the daemon drains."""
+        self._outbox.put(wire.GoingAway(deadline_s))
+
+    async def close(self, code: int, reason: str, flush_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Send what waits, then close, all within bounds; a peer that does not follow is aborted."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._outbox.flushed(), flush_s)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            await asyncio.wait_for(self._ws.close(code=code, message=reason.encode()), CLOSE_TIMEOUT_S)
+        if self._transport is not None:
+            self._transport.abort()  # does nothing to one that is closed
+
+    def _too_slow(self) -> None:
+        log.warning("client reads too slowly, closed", extra=fields(client=self._client, live=len(self._live)))
+        for ticket in list(self._live.values()):
+            self._daemon.dispatcher.cancel(ticket)
+        self._closing = asyncio.create_task(self.close(WSCloseCode.TRY_AGAIN_LATER, "reader too slow"))
+
+    def _hello(self) -> wire.Hello:
+        model = self._daemon.model
+        return wire.Hello(
+            server=f"appliance/{__version__}",
+            model=wire.HelloModel(model.id, model.context_tokens),
+            limits=self._daemon.limits,
+            session=secrets.token_urlsafe(24),
+        )
+
+    def _receive(self, message: WSMessage) -> None:
+        if message.type is WSMsgType.BINARY:
+            self._refuse(None, BadMessage("binary frames are no part of this protocol; send JSON in text frames"))
+            return
+        if message.type is not WSMsgType.TEXT:
+            return
+        try:
+            decoded = wire.decode_client_message(message.data)
+        except BadMessage as error:
+            self._refuse(wire.id_of(message.data), error)
+            return
+        match decoded:
+            case wire.Chat():
+                self._chat(decoded)
+            case wire.Cancel(id=request_id):
+                self._cancel(request_id)
+            case wire.Resume(id=request_id):
+                self._refuse(request_id, BadRequest("resume is not supported by this version"))
+            case wire.Ping(data=data):
+                self._outbox.put(wire.Pong(data))
+
+    def _chat(self, chat: wire.Chat) -> None:
+        if not wire.is_request_id(chat.id):
+            self._refuse(None, BadMessage(f"id must have 1 to {wire.ID_MAX_CHARS} characters; it has {len(chat.id)}"))
+            return
+        most = self._daemon.settings.limits.max_live_requests
+        try:
+            if chat.id in self._live:
+                raise DuplicateId(f"id {chat.id!r} belongs to a request that is still live; choose another")
+            if len(self._live) >= most:
+                raise RateLimited(f"{most} requests of this socket are live, which is all it may have", retry_after_s=1)
+            request = chat_request(chat, self._client, self._daemon.model, self._daemon.settings)
+            sink = _Sink(chat.id, self._daemon.model.id, self._outbox.put, self._forget)
+            self._live[chat.id] = self._daemon.dispatcher.submit(request, sink)
+        except RequestError as error:
+            self._refuse(chat.id, error)
+
+    def _cancel(self, request_id: str) -> None:
+        ticket = self._live.get(request_id)
+        if ticket is None:
+            self._refuse(request_id, UnknownId(f"no live request of this socket has the id {request_id[:64]!r}"))
+        else:
+            self._daemon.dispatcher.cancel(ticket)
+
+    def _refuse(self, request_id: str | None, error: RequestError) -> None:
+        """An error with the id of a live request would read as its end: such an id is not repeated."""
+        shown = None if request_id in self._live else request_id
+        self._outbox.put(wire.Error(shown, error.code, str(error), error.retry_after_s))
+
+    def _forget(self, request_id: str) -> None:
+        self._live.pop(request_id, None)
+
+
+class _Sink:
+    """Turns the events of one request into messages with the client's id."""
+
+    def __init__(
+        self, request_id: str, model: str, put: Callable[[wire.ServerMessage], None], end: Callable[[str], None]
+    ) -> None:
+        self._id = request_id
+        self._model = model
+        self._put = put
+        self._end = end
+
+    def queued(self, position: int, eta_s: float | None) -> None:
+        self._put(wire.Queued(self._id, position, eta_s))
+
+    def started(self, prompt_tokens: int) -> None:
+        self._put(wire.Started(self._id, prompt_tokens))
+
+    def delta(self, offset: int, text: str) -> None:
+        self._put(wire.Delta(self._id, offset, text))
+
+    def done(self, reason: FinishReason, usage: Usage, timings: Timings) -> None:
+        self._end(self._id)
+        self._put(wire.Done(id=self._id, finish_reason=reason, model=self._model, usage=usage, timings=timings))
+
+    def failed(self, error: RequestError) -> None:
+        self._end(self._id)
+        self._put(wire.Error(self._id, error.code, str(error), error.retry_after_s))

@@ -1,0 +1,57 @@
+"""Messages on their way to one client: a bounded queue with one writer. Knows no request."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from aiohttp import web
+
+from appliance.protocol.websocket import ServerMessage, encode
+
+
+class Outbox:
+    """Bounded: a reader that falls `max_messages` behind is given up, and `on_overflow` told, once."""
+
+    def __init__(self, ws: web.WebSocketResponse, max_messages: int, on_overflow: Callable[[], None]) -> None:
+        self._ws = ws
+        self._max_messages = max_messages
+        self._on_overflow = on_overflow
+        self._messages: deque[ServerMessage] = deque()
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._open = True
+
+    def put(self, message: ServerMessage) -> None:
+        """Queue a message; dropped once the outbox is closed."""
+        if not self._open:
+            return
+        if len(self._messages) >= self._max_messages:
+            self.close()
+            self._on_overflow()
+            return
+        self._messages.append(message)
+        self._empty.clear()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Drop what waits and take no more."""
+        self._open = False
+        self._messages.clear()
+        self._empty.set()
+
+    async def flushed(self) -> None:
+        """Wait until all that was put has been handed to the transport, or the outbox is closed."""
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        """Write, one message after another, until cancelled or the connection is gone."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._messages:
+                    await self._ws.send_str(encode(self._messages.popleft()))
+                self._empty.set()
+        except ConnectionError:
+            self.close()  # the reading side notices the same and ends the connection

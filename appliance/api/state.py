@@ -1,0 +1,76 @@
+"""The daemon's parts, as the handlers see them: settings, model, engine, dispatcher, metrics, sockets."""
+
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from appliance import __version__
+from appliance.config import Settings
+from appliance.dispatch import Capacity, Dispatcher
+from appliance.engine.client import EngineClient, Supervision
+from appliance.engine.ipc import Load
+from appliance.observability.metrics import Metrics
+from appliance.protocol.websocket import Limits, ReadyReason
+from appliance.types import ServedModel
+
+if TYPE_CHECKING:
+    from appliance.api.connection import Connection
+
+
+class Daemon:
+    """One model, one engine, one dispatcher; made once at start."""
+
+    def __init__(self, settings: Settings, model: ServedModel) -> None:
+        self.settings = settings
+        self.model = model
+        self.metrics = Metrics()
+        self.metrics.describe(model.id, model.digest, __version__, metadata.version("openvino"))
+        self.engine = EngineClient(_load(settings, model), _supervision(settings), self.metrics)
+        capacity = Capacity(context_tokens=model.context_tokens, kv_cache_tokens=settings.engine.kv_cache_tokens)
+        self.dispatcher = Dispatcher(self.engine, settings.dispatch, capacity, self.metrics)
+        self.engine.listener = self.dispatcher
+        self.metrics.watch(lambda: self.dispatcher.running, lambda: self.dispatcher.waiting)
+        self.connections: set[Connection] = set()
+        self.started_at = time.monotonic()
+        self.limits = Limits(
+            max_prompt_tokens=capacity.max_prompt_tokens,
+            max_tokens=settings.limits.max_tokens,
+            max_message_bytes=settings.server.max_message_bytes,
+            max_live_requests=settings.limits.max_live_requests,
+        )
+
+    def not_ready(self) -> ReadyReason | None:
+        """Why new requests would not be answered now; None where they would."""
+        if self.dispatcher.draining:
+            return "draining"
+        match self.engine.state:
+            case "ready":
+                return None
+            case "stopped":
+                return "draining"
+            case state:
+                return state
+
+
+def _load(settings: Settings, model: ServedModel) -> Load:
+    engine = settings.engine
+    return Load(
+        pipeline=engine.pipeline,
+        directory=model.directory,
+        eos_token_ids=model.eos_token_ids,
+        threads=engine.threads,
+        precision=engine.precision,
+        kv_cache_tokens=engine.kv_cache_tokens,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_running_requests=engine.max_running_requests,
+    )
+
+
+def _supervision(settings: Settings) -> Supervision:
+    engine = settings.engine
+    return Supervision(
+        load_timeout_s=engine.load_timeout_s,
+        stall_timeout_s=engine.stall_timeout_s,
+        start_attempts=engine.start_attempts,
+        restart_backoff_max_s=engine.restart_backoff_max_s,
+    )

@@ -1,0 +1,106 @@
+"""Health, readiness, metrics, status: what probes, Prometheus and people ask."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from appliance import __version__
+from appliance.api.keys import DAEMON
+from appliance.observability import host
+
+INDEX = """appliance {version}: {model}
+  WebSocket   /v1/ws       (try: new WebSocket("ws://" + location.host + "/v1/ws") in this page's console)
+  status      /v1/status
+  metrics     /metrics
+  health      /healthz   /readyz
+"""
+
+
+def _json(data: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
+
+
+async def index(request: web.Request) -> web.Response:
+    """What is here, for a person with a browser."""
+    return web.Response(text=INDEX.format(version=__version__, model=request.app[DAEMON].model.id))
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """200 while the event loop turns."""
+    return _json({"healthy": True})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 where a request would be answered now, else 503 with the reason."""
+    reason = request.app[DAEMON].not_ready()
+    return _json({"ready": True}) if reason is None else _json({"ready": False, "reason": reason}, 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus exposition."""
+    body, content_type = request.app[DAEMON].metrics.render(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def status(request: web.Request) -> web.Response:
+    """One JSON object for people and scripts."""
+    daemon = request.app[DAEMON]
+    engine = daemon.engine
+    rss, engine_rss, temperature, throttles = await asyncio.to_thread(_host_facts, engine.worker_pid)
+    stats = daemon.metrics.last_stats
+    reason = daemon.not_ready()
+    ready = engine.ready
+    return _json(
+        {
+            "version": __version__,
+            "ready": reason is None,
+            "reason": reason,
+            "uptime_s": round(time.monotonic() - daemon.started_at, 1),
+            "model": {
+                "id": daemon.model.id,
+                "digest": daemon.model.digest,
+                "quantization": daemon.model.quantization,
+                "context_tokens": daemon.model.context_tokens,
+            },
+            "requests": {"running": daemon.dispatcher.running, "waiting": daemon.dispatcher.waiting},
+            "connections": len(daemon.connections),
+            "tokens_per_second": round(daemon.metrics.tokens_per_second(), 1),
+            "kv_cache_usage_ratio": stats.kv_cache_usage_ratio if stats else None,
+            "rss_bytes": {"front": rss, "engine": engine_rss},
+            "cpu": {"temperature_celsius": temperature, "throttle_count": throttles},
+            "engine": {
+                "state": engine.state,
+                "pipeline": daemon.settings.engine.pipeline,
+                "pid": engine.worker_pid,
+                "versions": ready.versions if ready else None,
+                "load_s": round(ready.load_s, 2) if ready else None,
+                "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
+                "losses": engine.losses,
+                "last_loss": engine.last_loss,
+            },
+        }
+    )
+
+
+def _host_facts(worker_pid: int | None) -> tuple[Any, ...]:
+    return (
+        host.resident_memory_bytes(),
+        None if worker_pid is None else host.resident_memory_bytes(worker_pid),
+        host.cpu_temperature_celsius(),
+        host.cpu_throttle_count(),
+    )
+
+
+ROUTES = [
+    web.get("/", index),
+    web.get("/healthz", healthz),
+    web.get("/health", healthz),
+    web.get("/v2/health/live", healthz),
+    web.get("/readyz", readyz),
+    web.get("/v2/health/ready", readyz),
+    web.get("/metrics", metrics),
+    web.get("/v1/status", status),
+]

@@ -1,0 +1,108 @@
+"""`appliance serve`: settings and an installed model in, a running daemon out. Downloads nothing."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from appliance.types import GenerationDefaults, ServedModel
+
+if TYPE_CHECKING:
+    from appliance.api.state import Daemon
+    from appliance.config import Settings
+
+FAKE_MODEL = ServedModel(
+    id="fake",
+    digest="0" * 64,
+    directory="",
+    context_tokens=4096,
+    eos_token_ids=[],
+    generation=GenerationDefaults(temperature=0, top_p=1, top_k=0, repetition_penalty=1),
+    quantization="none",
+)
+POLL_S = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("serve")(serve)
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Settings file.", metavar="FILE")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port (server.port).")] = None,
+    model: Annotated[str | None, typer.Option(help="Serve this installed model (models.preferred).")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="continuous_batching, llm or fake (engine.pipeline).")] = None,
+    level: Annotated[str | None, typer.Option(help="debug, info, warning or error (logging.level).")] = None,
+) -> None:
+    """Serve the preferred installed model until SIGTERM or Ctrl-C.
+
+    Exit status: 0 after a drain; 1 where it can't start now (port in use, engine fails); 78 where a setting or
+    the model is wrong.
+    """
+    from appliance.config import load
+
+    flags: dict[str, object] = {
+        "server.host": host,
+        "server.port": port,
+        "models.preferred": None if model is None else [model],
+        "engine.pipeline": pipeline,
+        "logging.level": level,
+    }
+    effective = load(config, flags)
+    settings = effective.settings
+    served = _choose_model(settings)
+
+    from appliance.api.app import run_daemon
+    from appliance.observability.logs import logging_to_stderr
+
+    with logging_to_stderr(settings.logging.level, settings.logging.format):
+        asyncio.run(run_daemon(settings, served, _announce))
+
+
+def _choose_model(settings: "Settings") -> ServedModel:
+    """The preferred installed model, every byte of it verified. Raises ConfigError."""
+    if settings.engine.pipeline == "fake":
+        return FAKE_MODEL
+    from appliance.config.paths import store_directory
+    from appliance.models.store import Store
+    from appliance.models.verification import require_sound
+
+    chosen = Store(store_directory(settings.models.directory)).choose(settings.models.preferred)
+    manifest = chosen.manifest
+    for warning in require_sound(manifest, chosen.directory):
+        print(f"appliance: warning: {warning}", file=sys.stderr)
+    return ServedModel(
+        id=manifest.id,
+        digest=manifest.digest,
+        directory=str(chosen.directory),
+        context_tokens=manifest.context_tokens,
+        eos_token_ids=list(manifest.eos_token_ids),
+        generation=manifest.generation,
+        quantization=manifest.quantization,
+    )
+
+
+def _announce(daemon: "Daemon", url: str) -> None:
+    """On a terminal: a moving bar until the engine is ready, then where to go. Elsewhere the log says it."""
+    if sys.stderr.isatty():
+        task = asyncio.create_task(_show_warm_up(daemon, url))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _show_warm_up(daemon: "Daemon", url: str) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        while daemon.engine.state in ("loading", "warming"):
+            progress.update(bar, description=f"{daemon.engine.state} {daemon.model.id}")
+            await asyncio.sleep(POLL_S)
+    if daemon.engine.state == "ready":
+        console.print(f"{daemon.model.id} answers on {url}  (try: appliance chat; Ctrl-C stops)", highlight=False)

@@ -1,0 +1,268 @@
+"""Admission and events: the only place that starts requests. Knows the Engine contract; knows no sockets.
+
+Every request that `submit` takes ends in exactly one terminal event, whatever engine and client do.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+
+import msgspec
+from msgspec import Struct
+
+from appliance.config import DispatchSettings
+from appliance.dispatch.fair_queue import FairQueue
+from appliance.dispatch.speed import ServiceTime
+from appliance.dispatch.ticket import RequestSink, State, Ticket
+from appliance.engine.base import Engine, EngineLimits
+from appliance.engine.ipc import Step
+from appliance.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    EngineRestarted,
+    InternalError,
+    PromptTooLong,
+    QueueFull,
+    RequestError,
+    ShuttingDown,
+)
+from appliance.observability.logs import fields
+from appliance.observability.metrics import Metrics
+from appliance.types import ChatRequest
+
+log = logging.getLogger(__name__)
+
+
+class Capacity(Struct, frozen=True, kw_only=True):
+    """What one request may take of the model and the KV cache, known before the engine is ready."""
+
+    context_tokens: int
+    kv_cache_tokens: int
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt that leaves room for one token of answer."""
+        return min(self.context_tokens, self.kv_cache_tokens) - 1
+
+
+class Dispatcher:
+    """Takes requests, keeps them in a bounded fair queue, starts them when their worst case fits."""
+
+    def __init__(self, engine: Engine, settings: DispatchSettings, capacity: Capacity, metrics: Metrics) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._capacity = capacity
+        self._metrics = metrics
+        self._numbers = itertools.count(1)  # 0 is the worker's warm-up
+        self._queue = FairQueue()
+        self._running: dict[int, Ticket] = {}
+        self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
+        self._service = ServiceTime()
+        self._draining_s: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Requests in the engine."""
+        return len(self._running)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because the daemon is to end."""
+        return self._draining_s is not None
+
+    # ---- from clients -----------------------------------------------------------------------------------
+
+    def submit(self, request: ChatRequest, sink: RequestSink) -> Ticket:
+        """Take a request; its events go to `sink`. Raises QueueFull or ShuttingDown, and then takes nothing."""
+        try:
+            self._check_room(request.client)
+        except RequestError as error:
+            self._metrics.rejected(error.code)
+            raise
+        ticket = Ticket(next(self._numbers), request, sink)
+        ticket.on_end = self._ended
+        loop = asyncio.get_running_loop()
+        ticket.deadline = loop.call_later(request.deadline_s, self._expire, ticket)
+        self._queue.push(ticket)
+        self._idle.clear()
+        if self._limits is not None:
+            self._prepare(ticket)
+        self._tell_positions()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Have a request end as cancelled: at once where it waits, after the step under way where it runs."""
+        if ticket.state is State.RUNNING:
+            if not ticket.cancelling:
+                ticket.cancelling = True
+                self._engine.cancel(ticket.number)
+        elif ticket.state is not State.ENDED:
+            self._forget(ticket)
+            ticket.done("cancelled")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests, give live ones `timeout_s` seconds, then fail the rest with ShuttingDown."""
+        self._draining_s = timeout_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        for ticket in [*self._queue, *self._running.values()]:
+            if ticket.state is not State.RUNNING:
+                self._forget(ticket)
+            else:
+                self._engine.cancel(ticket.number)
+            ticket.failed(ShuttingDown("the appliance is shutting down", retry_after_s=5))
+
+    def _check_room(self, client: str) -> None:
+        if self._draining_s is not None:
+            raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self._draining_s))
+        retry_after_s = self._service.retry_after_s(self._slots())
+        if len(self._queue) >= self._settings.max_waiting:
+            raise QueueFull(
+                f"{len(self._queue)} requests wait, which is all there is room for", retry_after_s=retry_after_s
+            )
+        own = self._queue.waiting_of(client)
+        if own >= self._settings.max_waiting_per_client:
+            raise QueueFull(
+                f"{own} of your requests wait, which is all one client may have", retry_after_s=retry_after_s
+            )
+
+    # ---- from the engine (EngineListener) ---------------------------------------------------------------
+
+    def engine_ready(self, limits: EngineLimits) -> None:
+        """A fresh worker: everything that waits is prepared on it."""
+        self._limits = limits
+        for ticket in list(self._queue):
+            self._prepare(ticket)
+
+    def prompt_prepared(self, request_id: int, prompt_tokens: int) -> None:
+        """The length is known: refuse what can never fit, start what fits now."""
+        ticket = next((t for t in self._queue if t.number == request_id), None)
+        if ticket is None or self._limits is None:
+            return  # cancelled meanwhile
+        ticket.prompt_tokens = prompt_tokens
+        ticket.state = State.WAITING
+        most = min(self._capacity.max_prompt_tokens, self._limits.kv_blocks * self._limits.block_tokens - 1)
+        if prompt_tokens > most:
+            self._forget(ticket)
+            ticket.failed(PromptTooLong(f"the prompt has {prompt_tokens} tokens; at most {most} fit"))
+        self._admit()
+
+    def request_rejected(self, request_id: int, message: str) -> None:
+        """The engine can't take this one."""
+        ticket = self._running.pop(request_id, None)
+        if ticket is None:
+            ticket = next((t for t in self._queue if t.number == request_id), None)
+        if ticket is not None:
+            self._queue.remove(ticket)
+            ticket.failed(BadRequest(message))
+        self._admit()
+
+    def step_done(self, step: Step) -> None:
+        """Pass on what a step brought."""
+        for delta in step.deltas:
+            ticket = self._running.get(delta.id)
+            if ticket is not None:
+                since = ticket.grew(delta.text, delta.tokens)
+                self._metrics.tokens(delta.tokens, since)
+        for finish in step.finished:
+            ticket = self._running.pop(finish.id, None)
+            if ticket is None:
+                continue
+            if finish.error is not None:
+                log.error("engine failed a request", extra=fields(request=finish.id, reason=finish.error))
+                ticket.failed(InternalError(finish.error))
+            else:
+                ticket.done(finish.reason)
+        if step.finished:
+            self._admit()
+
+    def engine_lost(self, retry_after_s: float) -> None:
+        """Fail what the worker held; what merely waited goes on waiting for the next one."""
+        self._limits = None
+        held = [*self._running.values(), *(t for t in self._queue if t.state is State.PREPARING)]
+        self._running.clear()
+        for ticket in held:
+            self._queue.remove(ticket)
+            ticket.failed(EngineRestarted("the engine stopped and is being restarted", retry_after_s=retry_after_s))
+        for ticket in self._queue:
+            ticket.state = State.NEW
+        self._tell_positions()
+
+    # ---- within -----------------------------------------------------------------------------------------
+
+    def _prepare(self, ticket: Ticket) -> None:
+        ticket.state = State.PREPARING
+        self._engine.prepare(ticket.number, ticket.request.messages)
+
+    def _slots(self) -> int:
+        return self._limits.max_running_requests if self._limits is not None else 1
+
+    def _admit(self) -> None:
+        """Start waiting requests, in order, while their worst case fits; the first that does not fit ends it."""
+        limits = self._limits
+        if limits is None:
+            return
+        free = limits.kv_blocks - sum(ticket.blocks for ticket in self._running.values())
+        for ticket in list(self._queue):
+            if ticket.state is not State.WAITING:
+                continue
+            sampling = ticket.request.sampling
+            room = min(self._capacity.context_tokens, limits.kv_blocks * limits.block_tokens) - ticket.prompt_tokens
+            max_tokens = min(sampling.max_tokens, room)
+            blocks = -(-(ticket.prompt_tokens + max_tokens) // limits.block_tokens)
+            if blocks > free or len(self._running) >= limits.max_running_requests:
+                break
+            free -= blocks
+            ticket.blocks = blocks
+            self._queue.served(ticket)
+            self._running[ticket.number] = ticket
+            self._engine.start(ticket.number, msgspec.structs.replace(sampling, max_tokens=max_tokens))
+            ticket.started()
+            self._metrics.started(ticket.prompt_tokens, ticket.timings().queue_ms / 1000)
+        self._tell_positions()
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Take a request that does not run out of the queue, and out of the engine's prepared prompts."""
+        self._queue.remove(ticket)
+        if ticket.state in (State.PREPARING, State.WAITING):
+            self._engine.cancel(ticket.number)
+
+    def _expire(self, ticket: Ticket) -> None:
+        if ticket.state is State.RUNNING:
+            self._engine.cancel(ticket.number)
+        else:
+            self._forget(ticket)
+        where = "while it was answered" if ticket.state is State.RUNNING else "in the queue"
+        ticket.failed(DeadlineExceeded(f"the deadline of {ticket.request.deadline_s:g} s passed {where}"))
+        self._admit()
+
+    def _tell_positions(self) -> None:
+        """Requests that wait for more than their own tokenization hear where they stand."""
+        slots = self._slots()
+        for position, ticket in enumerate(self._queue, start=1):
+            if ticket.state is State.WAITING or self._limits is None:
+                ticket.queued(position, self._service.eta_s(position, slots))
+
+    def _ended(self, ticket: Ticket, outcome: str) -> None:
+        timings = ticket.timings()
+        if ticket.started_at is not None and outcome in ("stop", "length"):
+            self._service.add((timings.total_ms - timings.queue_ms) / 1000)
+        self._metrics.ended(outcome, timings, ticket.completion_tokens)
+        log.info(
+            "request ended",
+            extra=fields(
+                request=ticket.number, client=ticket.request.client, outcome=outcome,
+                prompt_tokens=ticket.prompt_tokens, completion_tokens=ticket.completion_tokens,
+                queue_ms=timings.queue_ms, ttft_ms=timings.ttft_ms, tpot_ms=timings.tpot_ms, total_ms=timings.total_ms,
+            ),
+        )  # fmt: skip
+        if not self._queue and not any(t.state is not State.ENDED for t in self._running.values()):
+            self._idle.set()

@@ -1,0 +1,176 @@
+"""The worker process: commands in, steps, deltas out. Knows the channel and one pipeline; knows no client."""
+
+import faulthandler
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+
+from appliance.engine.base import Pipeline, Prompt, RequestRejected, StepOutput
+from appliance.engine.ipc import (
+    Cancel,
+    Command,
+    Fatal,
+    Finish,
+    Load,
+    Loading,
+    Prepare,
+    Prepared,
+    Ready,
+    Rejected,
+    Start,
+    Step,
+    Stop,
+    TextDelta,
+    WorkerChannel,
+)
+from appliance.engine.text import Answer, advance_all
+from appliance.types import EngineStats
+
+RSS_INTERVAL_S = 1.0  # reading it costs about as much as encoding a frame
+
+MakePipeline = Callable[[Load], tuple[Pipeline, dict[str, str]]]
+
+
+def make_pipeline(load: Load) -> tuple[Pipeline, dict[str, str]]:
+    """The pipeline that `load` names, and the versions of what it is made of."""
+    if load.pipeline == "fake":
+        from appliance.engine.fake import FakePipeline
+
+        return FakePipeline(load), {}
+    from appliance.engine import genai  # takes half a second and 100 MB: only where it is wanted
+
+    return genai.open_pipeline(load), genai.versions()
+
+
+class Worker:
+    """One pipeline and the requests that it holds."""
+
+    def __init__(self, channel: WorkerChannel, make: MakePipeline = make_pipeline) -> None:
+        self._channel = channel
+        self._make = make
+        self._prompts: dict[int, Prompt] = {}
+        self._answers: dict[int, Answer] = {}
+        self._process = psutil.Process()
+        self._rss_bytes = 0
+        self._rss_read_at = 0.0
+
+    def run(self) -> None:
+        """Serve until `stop` or end of file. Whatever the pipeline raises is reported, then raised."""
+        try:
+            commands = self._channel.receive(wait=True) or [Stop()]
+            if not isinstance(commands[0], Load):
+                return
+            pipeline = self._load(commands[0])
+            self._serve(pipeline, commands[1:])
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the front process is gone, and so is the reason to be here
+        except Exception as error:
+            self._channel.send(Fatal(f"{type(error).__name__}: {error}"))
+            raise
+
+    def _load(self, load: Load) -> Pipeline:
+        self._channel.send(Loading("loading"))
+        begun = time.monotonic()
+        pipeline, versions = self._make(load)
+        loaded = time.monotonic()
+        self._channel.send(Loading("warming"))
+        pipeline.warm_up()
+        self._channel.send(
+            Ready(
+                versions=versions,
+                max_running_requests=pipeline.limits.max_running_requests,
+                kv_blocks=pipeline.limits.kv_blocks,
+                block_tokens=pipeline.limits.block_tokens,
+                load_s=loaded - begun,
+                warm_up_s=time.monotonic() - loaded,
+                rss_bytes=self._process.memory_info().rss,
+            )
+        )
+        return pipeline
+
+    def _serve(self, pipeline: Pipeline, commands: list[Command] | None) -> None:
+        while commands is not None:
+            for command in commands:
+                if isinstance(command, Stop):
+                    return
+                self._obey(pipeline, command)
+            if pipeline.busy:
+                begun = time.monotonic()
+                output = pipeline.step()
+                if output is not None:
+                    self._report(pipeline, output, time.monotonic() - begun)
+            commands = self._channel.receive(wait=not pipeline.busy)
+
+    def _obey(self, pipeline: Pipeline, command: Command) -> None:
+        match command:
+            case Prepare(id=request_id, messages=messages):
+                try:
+                    prompt = pipeline.prepare(messages)
+                except RequestRejected as error:
+                    self._channel.send(Rejected(request_id, str(error)))
+                else:
+                    self._prompts[request_id] = prompt
+                    self._channel.send(Prepared(request_id, prompt.tokens))
+            case Start(id=request_id, sampling=sampling):
+                try:
+                    pipeline.start(request_id, self._prompts.pop(request_id), sampling)
+                except RequestRejected as error:
+                    self._channel.send(Rejected(request_id, str(error)))
+                else:
+                    self._answers[request_id] = Answer(sampling.stop)
+            case Cancel(id=request_id):
+                self._prompts.pop(request_id, None)
+                if request_id in self._answers:
+                    pipeline.cancel(request_id)
+
+    def _report(self, pipeline: Pipeline, output: StepOutput, step_s: float) -> None:
+        grown = [request_id for request_id, ids in output.tokens.items() if ids]
+        for request_id in grown:
+            self._answers[request_id].ids += output.tokens[request_id]
+        texts = dict(zip(grown, advance_all([self._answers[i] for i in grown], pipeline.decode), strict=True))
+        finished = []
+        for request_id, ended in output.ended.items():
+            answer = self._answers.pop(request_id)
+            rest = answer.rest()
+            if rest:
+                texts[request_id] = texts.get(request_id, "") + rest
+            reason = "stop" if answer.stopped else ended.reason
+            finished.append(Finish(request_id, reason, len(answer.ids), None if answer.stopped else ended.error))
+        for request_id in grown:
+            answer_or_none = self._answers.get(request_id)
+            if answer_or_none is not None and answer_or_none.stopped:
+                pipeline.cancel(request_id)
+        deltas = [TextDelta(i, text, len(output.tokens.get(i, ()))) for i, text in texts.items()]
+        self._channel.send(Step(deltas, finished, self._stats(output, step_s)))
+
+    def _stats(self, output: StepOutput, step_s: float) -> EngineStats:
+        now = time.monotonic()
+        if now - self._rss_read_at > RSS_INTERVAL_S:
+            self._rss_bytes = self._process.memory_info().rss
+            self._rss_read_at = now
+        return EngineStats(
+            step_s=step_s,
+            running=len(self._answers),
+            kv_cache_usage_ratio=output.kv_cache_usage_ratio,
+            kv_cache_bytes=output.kv_cache_bytes,
+            rss_bytes=self._rss_bytes,
+        )
+
+
+def main() -> None:
+    """Entry point of the child: `python -m appliance.engine.worker FD`."""
+    # The supervisor ends this process, by `stop`, end of file or SIGKILL. A Ctrl-C at the terminal and
+    # systemd's SIGTERM to the whole control group reach it too, and answers must outlive both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        Worker(WorkerChannel(sock)).run()
+
+
+if __name__ == "__main__":
+    main()
