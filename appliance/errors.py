@@ -69,6 +69,13 @@ class PromptTooLong(RequestError):
     http_status = 400
 
 
+class OriginRefused(RequestError):
+    """A browser page from an origin that is not allowed asked for a socket."""
+
+    code = "origin_refused"
+    http_status = 403
+
+
 class RateLimited(RequestError):
     """The client has as many live requests as it may have."""
 
@@ -90,7 +97,6 @@ class InternalError(RequestError):
 class UnavailableError(RequestError):
     """The appliance can't now; retry_after_s says when it may."""
 
-    code = "engine_unavailable"
     http_status = 503
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
@@ -109,8 +115,10 @@ class EngineRestarted(UnavailableError):
     code = "engine_restarted"
 
 
-class EngineUnavailable(UnavailableError):
-    """The engine can't be used and the request would not be served in time."""
+class TooManyConnections(UnavailableError):
+    """As many sockets are open as may be."""
+
+    code = "too_many_connections"
 
 
 class ShuttingDown(UnavailableError):

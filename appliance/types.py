@@ -1,9 +1,9 @@
 """What layers exchange: messages, sampling, usage, timings. Knows no wire format and no engine."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
@@ -80,10 +80,11 @@ class EngineStats(Struct, frozen=True, array_like=True):
 class GenerationDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sampling where a request does not say; from the model's manifest."""
 
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
+    temperature: Annotated[float, Meta(ge=0, le=2)]
+    top_p: Annotated[float, Meta(gt=0, le=1)]
+    top_k: Annotated[int, Meta(ge=0)]
+    """0 means no limit."""
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)]
 
 
 class ServedModel(Struct, frozen=True, kw_only=True):

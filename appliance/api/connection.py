@@ -22,6 +22,7 @@ from appliance.types import FinishReason, Timings, Usage
 log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 1 << 16  # of the kernel, for one client: what is beyond waits in the bounded outbox
+FLUSH_POLL_S = 0.05
 CLOSE_TIMEOUT_S = 2.0  # for a peer to take the close frame; then the connection is aborted
 
 
@@ -67,6 +68,7 @@ class Connection:
         with contextlib.suppress(TimeoutError, ConnectionError):
             await asyncio.wait_for(self._ws.close(code=code, message=reason.encode()), CLOSE_TIMEOUT_S)
         if self._transport is not None:
+            await _flushed(self._transport, CLOSE_TIMEOUT_S)
             self._transport.abort()  # does nothing to one that is closed
 
     def _too_slow(self) -> None:
@@ -135,6 +137,14 @@ class Connection:
 
     def _forget(self, request_id: str) -> None:
         self._live.pop(request_id, None)
+
+
+async def _flushed(transport: asyncio.Transport, timeout_s: float) -> None:
+    """Wait until the kernel has taken what was written; a transport tells of it in no other way once it closes."""
+    for _ in range(int(timeout_s / FLUSH_POLL_S)):
+        if not transport.get_write_buffer_size():
+            return
+        await asyncio.sleep(FLUSH_POLL_S)
 
 
 class _Sink:

@@ -7,14 +7,9 @@ from aiohttp import web
 from appliance.api.connection import Connection
 from appliance.api.keys import DAEMON
 from appliance.api.middleware import error_response
-from appliance.errors import RequestError, ShuttingDown, UnavailableError
+from appliance.errors import OriginRefused, ShuttingDown, TooManyConnections
 
 SUBPROTOCOL = "appliance.v1"
-
-
-class _OriginRefused(RequestError):
-    code = "unauthorized"
-    http_status = 403
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
@@ -23,12 +18,12 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     server = daemon.settings.server
     if not _origin_allowed(request, server.allowed_origins):
         origin = request.headers["Origin"]
-        return error_response(_OriginRefused(f"origin {origin} may not connect; add it to server.allowed_origins"))
+        return error_response(OriginRefused(f"origin {origin} may not connect; add it to server.allowed_origins"))
     if daemon.dispatcher.draining:
         return error_response(ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5))
     if len(daemon.connections) >= server.max_connections:
         return error_response(
-            UnavailableError(f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5)
+            TooManyConnections(f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5)
         )
     ws = web.WebSocketResponse(
         heartbeat=server.heartbeat_s,

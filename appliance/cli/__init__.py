@@ -3,7 +3,6 @@
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from appliance.cli import chat, config, models, serve, version
@@ -42,17 +41,11 @@ def root(
 def main() -> None:
     """Entry point. What is the operator's to mend ends in one line on stderr and an exit status, no traceback."""
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
+        app()
     except (ConfigError, StartError) as error:
         sys.exit(_say(error, error.exit_status))
     except ApplianceError as error:
         sys.exit(_say(error, 1))
-    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _say(error: ApplianceError, status: int) -> int:

@@ -12,6 +12,7 @@ from appliance.types import GenerationDefaults, ServedModel
 if TYPE_CHECKING:
     from appliance.api.state import Daemon
     from appliance.config import Settings
+    from appliance.models.store import Installed
 
 FAKE_MODEL = ServedModel(
     id="fake",
@@ -72,13 +73,18 @@ def _choose_model(settings: "Settings") -> ServedModel:
     from appliance.models.verification import require_sound
 
     chosen = Store(store_directory(settings.models.directory)).choose(settings.models.preferred)
-    manifest = chosen.manifest
-    for warning in require_sound(manifest, chosen.directory):
+    for warning in require_sound(chosen.manifest, chosen.directory):
         print(f"appliance: warning: {warning}", file=sys.stderr)
+    return served_model(chosen)
+
+
+def served_model(installed: "Installed") -> ServedModel:
+    """What the daemon needs to know of an installed model."""
+    manifest = installed.manifest
     return ServedModel(
         id=manifest.id,
         digest=manifest.digest,
-        directory=str(chosen.directory),
+        directory=str(installed.directory),
         context_tokens=manifest.context_tokens,
         eos_token_ids=list(manifest.eos_token_ids),
         generation=manifest.generation,

@@ -94,9 +94,6 @@ class Pipeline(Protocol):
 
     limits: EngineLimits
 
-    def warm_up(self) -> None:
-        """Generate a little, so that lazy compilation is over. Raises RuntimeError where no token comes."""
-
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """Render the chat template and tokenize. Raises RequestRejected."""
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import random
 import signal
 import socket
@@ -144,8 +145,9 @@ class EngineClient:
     def kill(self) -> None:
         """End the worker at once, without a word; for a daemon that itself ends at once."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 self._process.kill()
+                os.waitpid(self._process.pid, 0)  # the event loop's own watcher may be quicker
 
     def _lost(self, reason: str, backoff_s: float) -> None:
         kind = "stalled" if self._state == "stalled" else "died" if self.ready is not None else "failed_to_start"

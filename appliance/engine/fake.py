@@ -49,9 +49,6 @@ class FakePipeline:
         self._words: dict[str, int] = {}
         self._texts: list[str] = []
 
-    def warm_up(self) -> None:
-        """Nothing to warm."""
-
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """A token a word of all messages, and one for each role."""
         if "fake:reject" in messages[-1].content:

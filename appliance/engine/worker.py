@@ -28,6 +28,7 @@ from appliance.engine.ipc import (
     WorkerChannel,
 )
 from appliance.engine.text import Answer, advance_all
+from appliance.engine.warm_up import warm_up
 from appliance.types import EngineStats
 
 RSS_INTERVAL_S = 1.0  # reading it costs about as much as encoding a frame
@@ -41,9 +42,16 @@ def make_pipeline(load: Load) -> tuple[Pipeline, dict[str, str]]:
         from appliance.engine.fake import FakePipeline
 
         return FakePipeline(load), {}
-    from appliance.engine import genai  # takes half a second and 100 MB: only where it is wanted
+    # Importing GenAI takes half a second and 100 MB: only what is wanted.
+    from appliance.engine.genai.options import versions
 
-    return genai.open_pipeline(load), genai.versions()
+    if load.pipeline == "llm":
+        from appliance.engine.genai.one_at_a_time import OneAtATime
+
+        return OneAtATime(load), versions()
+    from appliance.engine.genai.continuous_batching import ContinuousBatching
+
+    return ContinuousBatching(load), versions()
 
 
 class Worker:
@@ -78,7 +86,7 @@ class Worker:
         pipeline, versions = self._make(load)
         loaded = time.monotonic()
         self._channel.send(Loading("warming"))
-        pipeline.warm_up()
+        warm_up(pipeline)
         self._channel.send(
             Ready(
                 versions=versions,

@@ -1,0 +1,95 @@
+"""`appliance config`: what is in force and where it was said. Changes nothing."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from appliance.config import Effective
+
+app = typer.Typer(help="Settings: what is in force, and where it was said.", no_args_is_help=True)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="Settings file; without it /etc/appliance/appliance.toml, then the user's own.", metavar="FILE"),
+]
+
+
+@app.command()
+def show(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+) -> None:
+    """Show every setting with its value and its origin: default, file, or environment NAME.
+
+    The lines are TOML. Exit status 78 where a setting is wrong.
+    """
+    from appliance.config import load
+
+    effective = load(config)
+    if as_json:
+        print(json.dumps(_as_object(effective), ensure_ascii=False, indent=2))
+    elif sys.stdout.isatty():
+        _print_coloured(effective)
+    else:
+        print("\n".join(name + value + comment for name, value, comment in _lines(effective)))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Read the settings as the daemon does: exit status 0, or 78 and one line that says what is wrong."""
+    from appliance.config import load
+
+    effective = load(config)
+    count = len(effective.origins)
+    print(f"ok: {effective.file or 'no file'}, {count} setting{'' if count == 1 else 's'} not left at the default")
+
+
+def _rows(effective: "Effective") -> Iterator[tuple[str, str, Any, str]]:
+    """Section, key, value, origin."""
+    import msgspec
+
+    file = str(effective.file)
+    for section, settings in msgspec.to_builtins(effective.settings).items():
+        for key, value in settings.items():
+            origin = effective.origins.get(f"{section}.{key}", "default")
+            yield section, key, value, "file" if origin == file else origin
+
+
+def _as_object(effective: "Effective") -> dict[str, Any]:
+    sections: dict[str, dict[str, Any]] = {}
+    for section, key, value, origin in _rows(effective):
+        sections.setdefault(section, {})[key] = {"value": value, "origin": origin}
+    return {"file": str(effective.file) if effective.file else None, "settings": sections}
+
+
+def _lines(effective: "Effective") -> Iterator[tuple[str, str, str]]:
+    """Lines in three parts: up to the equals sign, the value with its padding, the comment."""
+    yield "", "", f"# file: {effective.file or 'none'}"
+    rows = [(section, f"{section}.{key} = ", _toml(value), origin) for section, key, value, origin in _rows(effective)]
+    width = min(56, max(len(name + value) for _, name, value, _ in rows))
+    for _, group in groupby(rows, key=lambda row: row[0]):
+        yield "", "", ""
+        for _, name, value, origin in group:
+            yield name, value.ljust(width - len(name)), f"  # {origin}"
+
+
+def _toml(value: Any) -> str:
+    """Numbers, booleans, texts and lists of texts, as TOML; JSON writes these alike."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _print_coloured(effective: "Effective") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for name, value, comment in _lines(effective):
+        changed = "green" if comment.endswith("# default") or not name else "bold yellow"
+        line = Text.assemble((name, "cyan"), (value, changed), (comment, "dim"))
+        console.print(line, soft_wrap=True)

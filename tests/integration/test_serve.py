@@ -1,0 +1,187 @@
+"""The daemon as a process: start, signals, drain, exit status; the fake engine behind it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.support.daemon import Peer, until
+from tests.support.process import Served, environment, serving
+
+ENDLESS = "again and again fake:step-ms=5"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path, "--pipeline", "fake") as started:
+        yield started
+
+
+async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
+    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
+    assert (await peer.receive())["type"] == "hello"
+    return peer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_live_answers_finish_and_ends_with_0(served: Served, number: signal.Signals) -> None:
+    url, worker = served.url, served.worker_pid()
+    async with aiohttp.ClientSession() as session:
+        peer = await connect(session, url)
+        await peer.chat("r1", ENDLESS, params={"max_tokens": 150})
+        await peer.until("delta")
+        served.process.send_signal(number)
+        messages = await peer.until("going_away")
+        assert messages[-1] == {"type": "going_away", "deadline_s": 20}
+        async with session.get(f"{url}/readyz") as response:
+            assert (response.status, (await response.json())["reason"]) == (503, "draining")
+        await peer.chat("r2", "too late")
+        messages = await peer.until("error", "done")
+        refused = messages[-1]
+        assert (refused["id"], refused["code"]) == ("r2", "shutting_down")
+        assert refused["retry_after_s"] > 0
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await session.ws_connect(f"{url}/v1/ws")
+        assert caught.value.status == 503
+        done = (await peer.until("done", request_id="r1"))[-1]
+        assert (done["finish_reason"], done["usage"]["completion_tokens"]) == ("length", 150)
+        message = await peer.ws.receive()
+        assert (message.type, peer.ws.close_code) == (aiohttp.WSMsgType.CLOSE, 1001)
+    assert await asyncio.to_thread(served.end) == 0
+    assert not psutil.pid_exists(worker)
+
+
+async def test_what_does_not_finish_in_the_drain_time_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path, "--pipeline", "fake", server__drain_timeout_s=0.3) as served:
+        url = served.url
+        served.worker_pid()
+        async with aiohttp.ClientSession() as session:
+            peer = await connect(session, url)
+            await peer.chat("r1", ENDLESS, params={"max_tokens": 4000})
+            await peer.until("delta")
+            served.process.send_signal(signal.SIGTERM)
+            messages = await peer.until("error")
+            assert (messages[-1]["id"], messages[-1]["code"]) == ("r1", "shutting_down")
+            await peer.ws.receive()
+            assert peer.ws.close_code == 1001
+        assert await asyncio.to_thread(served.end) == 0
+
+
+async def test_a_second_signal_ends_at_once(served: Served) -> None:
+    url, worker = served.url, served.worker_pid()
+    async with aiohttp.ClientSession() as session:
+        peer = await connect(session, url)
+        await peer.chat("r1", ENDLESS, params={"max_tokens": 4000})
+        await peer.until("delta")
+        served.process.send_signal(signal.SIGTERM)
+        await peer.until("going_away")
+        served.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(served.end, 2.0) == 128 + signal.SIGTERM
+    await until(lambda: not psutil.pid_exists(worker))
+
+
+def test_a_signal_while_the_engine_loads_ends_with_0(served: Served) -> None:
+    assert served.url
+    served.process.send_signal(signal.SIGTERM)
+    assert served.end() == 0
+
+
+async def test_a_killed_daemon_takes_its_worker_with_it(served: Served) -> None:
+    worker = served.worker_pid()
+    served.process.kill()
+    served.process.wait()
+    await until(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE)
+
+
+def run(home: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "appliance", *arguments]
+    return subprocess.run(command, env=environment(home, **settings), capture_output=True, text=True, timeout=60)
+
+
+def test_a_port_in_use_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(tmp_path, "serve", "--pipeline", "fake", "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 is in use" in done.stderr
+    assert "server.port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_not_here_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path, "serve", "--pipeline", "fake", "--port", "0", "--host", "192.0.2.1")
+    assert done.returncode == 1
+    assert "can't listen on 192.0.2.1" in done.stderr
+    assert "server.host" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_model_it_says_which_command_to_run(tmp_path: Path) -> None:
+    done = run(tmp_path, "serve", "--port", "0")
+    assert done.returncode == 78
+    assert "appliance models pull --preferred" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[server]\nprot = 1", ["server.prot", "did you mean port", "appliance.toml"]),
+        ("[server]\nport = 'x'", ["server.port", "a whole number from 0 to 65535", "appliance.toml"]),
+        ("[servers]\n", ["servers", "did you mean server"]),
+        ("server = ", ["not valid TOML"]),
+    ],
+)
+def test_bad_settings_end_with_78_and_one_line(tmp_path: Path, toml: str, words: list[str]) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_text(toml)
+    done = run(tmp_path, "serve", "--config", str(file))
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_an_engine_that_never_gets_ready_ends_with_1(tmp_path: Path) -> None:
+    settings = {"engine__start_attempts": 1, "engine__load_timeout_s": 0.005}
+    done = run(tmp_path, "serve", "--pipeline", "fake", "--port", "0", **settings)
+    assert done.returncode == 1
+    assert "did not get ready in 1 attempts" in done.stderr
+    assert "engine.load_timeout_s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_nothing_that_was_said_is_logged(served: Served) -> None:
+    url = served.url
+    async with aiohttp.ClientSession() as session:
+        peer = await connect(session, url)
+        await peer.chat("r1", "the-secret-word", params={"max_tokens": 3})
+        await peer.until("done")
+        await peer.ws.send_str('{"type":"chat","id":"r2","messages":[{"role":"the-secret-word","content":"x"}]}')
+        await peer.until("error")
+    entry = await asyncio.to_thread(served.wait_for, "request ended")
+    assert entry["completion_tokens"] == 3
+    assert "outcome" in entry
+    served.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(served.end) == 0
+    assert "the-secret-word" not in str(served.log) + str(served.plain)
+
+
+def test_the_port_of_a_stopped_daemon_can_be_taken_at_once(tmp_path: Path) -> None:
+    ports: list[str] = []
+    for port in ("0", None):
+        arguments = [] if port else ["--port", ports[0]]
+        with serving(tmp_path, "--pipeline", "fake", *arguments) as served:
+            ports.append(served.url.rsplit(":", 1)[1])
+            os.kill(served.process.pid, signal.SIGTERM)
+            assert served.end() == 0
+    assert ports[0] == ports[1]

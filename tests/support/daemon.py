@@ -1,0 +1,125 @@
+"""A daemon in this process, on a free port, with a real worker process behind it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from appliance.api.app import listening
+from appliance.api.state import Daemon
+from appliance.cli.serve import FAKE_MODEL
+from appliance.config import Settings
+from appliance.types import ServedModel
+
+WAIT_S = 30.0
+
+
+def settings(**sections: dict[str, Any]) -> Settings:
+    """Defaults for tests (a free port, the fake engine), with changes by section."""
+    base: dict[str, dict[str, Any]] = {"server": {"port": 0}, "engine": {"pipeline": "fake"}}
+    for section, values in sections.items():
+        base[section] = base.get(section, {}) | values
+    return msgspec.convert(base, Settings)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    """Wait for `condition`, polled each millisecond; TimeoutError after `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class Appliance:
+    """What a test sees of a running daemon."""
+
+    def __init__(self, daemon: Daemon, url: str, session: aiohttp.ClientSession) -> None:
+        self.daemon = daemon
+        self.url = url
+        self.session = session
+
+    @contextlib.asynccontextmanager
+    async def connect(self, **options: Any) -> AsyncIterator["Peer"]:
+        """A raw WebSocket peer that has read the hello."""
+        async with self.session.ws_connect(f"{self.url}/v1/ws", **options) as ws:
+            peer = Peer(ws)
+            peer.hello = await peer.receive()
+            assert peer.hello["type"] == "hello"
+            yield peer
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON of a GET."""
+        async with self.session.get(self.url + path) as response:
+            return response.status, await response.json()
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric's samples, as scraped."""
+        async with self.session.get(f"{self.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        assert values, f"no metric {name}"
+        return sum(values)
+
+    async def ready(self) -> None:
+        """Wait until the engine is ready."""
+        await until(lambda: self.daemon.engine.state == "ready")
+
+
+class Peer:
+    """One WebSocket, message by message."""
+
+    hello: dict[str, Any]
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+
+    async def send(self, **message: Any) -> None:
+        """Send one JSON object."""
+        await self.ws.send_json(message)
+
+    async def chat(self, request_id: str, text: str, **extra: Any) -> None:
+        """Send a chat of one user message."""
+        await self.send(type="chat", id=request_id, messages=[{"role": "user", "content": text}], **extra)
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message, within WAIT_S."""
+        message = await self.ws.receive(WAIT_S)
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        decoded: dict[str, Any] = msgspec.json.decode(message.data)
+        return decoded
+
+    async def until(self, *types: str, request_id: str | None = None) -> list[dict[str, Any]]:
+        """Messages up to the first of one of `types` (and that id, where one is named)."""
+        seen = []
+        while True:
+            seen.append(await self.receive())
+            if seen[-1]["type"] in types and request_id in (None, seen[-1].get("id")):
+                return seen
+
+    async def answer(self, request_id: str) -> tuple[str, dict[str, Any]]:
+        """The text of a request, offsets checked, and its terminal event; messages of others are dropped."""
+        text = ""
+        while True:
+            message = await self.receive()
+            if message.get("id") != request_id:
+                continue
+            if message["type"] == "delta":
+                assert message["offset"] == len(text)
+                text += message["text"]
+            if message["type"] in ("done", "error"):
+                return text, message
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, model: ServedModel = FAKE_MODEL) -> AsyncIterator[Appliance]:
+    """A daemon that listens and supervises its engine; ended, with its worker, on leaving."""
+    daemon = Daemon(settings, model)
+    async with listening(daemon) as url, aiohttp.ClientSession() as session:
+        engine = asyncio.create_task(daemon.engine.run())
+        try:
+            yield Appliance(daemon, url, session)
+        finally:
+            daemon.engine.stop()
+            await engine

@@ -1,0 +1,94 @@
+"""The daemon as a process of its own, as an operator starts it."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WAIT_S = 30.0
+
+
+class Served:
+    """A running `appliance serve` and its log."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self.plain: list[str] = []
+        self._rest = b""
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(process.stderr, selectors.EVENT_READ)
+
+    def wait_for(self, event: str, timeout_s: float = WAIT_S) -> dict[str, Any]:
+        """The first log line of that event which has not been waited for before."""
+        end = time.monotonic() + timeout_s
+        while True:
+            for entry in self.log:
+                if entry["event"] == event and "seen" not in entry:
+                    entry["seen"] = True
+                    return entry
+            assert self._read(end), f"no {event!r} in {self.log} {self.plain}"
+
+    def _read(self, end: float) -> bool:
+        """Take in what has come; False at the end of the stream, or of the time."""
+        if not self._selector.select(max(0.0, end - time.monotonic())):
+            return False
+        assert self.process.stderr is not None
+        data = self.process.stderr.read()
+        *lines, self._rest = (self._rest + (data or b"")).split(b"\n")
+        for line in lines:
+            if line.startswith(b"{"):
+                self.log.append(json.loads(line))
+            else:
+                self.plain.append(line.decode())
+        return bool(data)
+
+    def end(self, timeout_s: float = WAIT_S) -> int:
+        """Wait for the process to end; its exit status."""
+        end = time.monotonic() + timeout_s
+        while self._read(end):
+            pass
+        return self.process.wait(max(0.1, end - time.monotonic()))
+
+    @property
+    def url(self) -> str:
+        """Base URL, from the log."""
+        url: str = self.wait_for("listening")["url"]
+        return url
+
+    def worker_pid(self) -> int:
+        """Process id of the engine worker that got ready."""
+        pid: int = self.wait_for("engine ready")["pid"]
+        return pid
+
+
+def environment(home: Path, **settings: object) -> dict[str, str]:
+    """An environment with an empty home, and settings as SECTION__KEY."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("APPLIANCE__", "XDG_"))}
+    own = {f"APPLIANCE__{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {"HOME": str(home)} | own
+
+
+@contextlib.contextmanager
+def serving(home: Path, *arguments: str, **settings: object) -> Iterator[Served]:
+    """`appliance serve` on a free port, logging JSON; killed on leaving where it still runs."""
+    command = [sys.executable, "-m", "appliance", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(
+        command, env=environment(home, **settings), stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            yield Served(process)
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait(WAIT_S)

@@ -1,0 +1,304 @@
+"""Admission, queue, deadline and cancel, against an engine that does what the test says."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from appliance.config import DispatchSettings
+from appliance.dispatch import Capacity, Dispatcher, Ticket
+from appliance.engine.base import EngineLimits, EngineState
+from appliance.engine.ipc import Finish, Step, TextDelta
+from appliance.errors import QueueFull, RequestError, ShuttingDown
+from appliance.observability.metrics import Metrics
+from appliance.types import ChatRequest, EngineStats, FinishReason, Message, Sampling, Timings, Usage
+
+STATS = EngineStats(0.01, 1, 0.1, 1000, 1000)
+
+
+class ScriptedEngine:
+    """Remembers what it is told."""
+
+    state: EngineState = "ready"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.max_tokens: dict[int, int] = {}
+
+    def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
+        self.calls.append(("prepare", request_id))
+
+    def start(self, request_id: int, sampling: Sampling) -> None:
+        self.calls.append(("start", request_id))
+        self.max_tokens[request_id] = sampling.max_tokens
+
+    def cancel(self, request_id: int) -> None:
+        self.calls.append(("cancel", request_id))
+
+    def started(self) -> list[int]:
+        return [number for call, number in self.calls if call == "start"]
+
+
+class Sink:
+    """Remembers every event of one request."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.text = ""
+        self.is_started = False
+        self.ends: list[FinishReason | RequestError] = []
+        self.usage: Usage | None = None
+
+    def queued(self, position: int, eta_s: float | None) -> None:
+        self.positions.append(position)
+
+    def started(self, prompt_tokens: int) -> None:
+        self.is_started = True
+
+    def delta(self, offset: int, text: str) -> None:
+        assert offset == len(self.text)
+        self.text += text
+
+    def done(self, reason: FinishReason, usage: Usage, timings: Timings) -> None:
+        self.ends.append(reason)
+        self.usage = usage
+
+    def failed(self, error: RequestError) -> None:
+        self.ends.append(error)
+
+    @property
+    def code(self) -> str:
+        (end,) = self.ends
+        assert isinstance(end, RequestError), end
+        return end.code
+
+
+class Desk:
+    """A dispatcher over a scripted engine: 10 blocks of 32 tokens, 4 requests at once."""
+
+    def __init__(self, *, ready: bool = True, **settings: float) -> None:
+        self.engine = ScriptedEngine()
+        capacity = Capacity(context_tokens=256, kv_cache_tokens=320)
+        self.dispatcher = Dispatcher(self.engine, DispatchSettings(**settings), capacity, Metrics())  # type: ignore[arg-type] # whole numbers
+        if ready:
+            self.ready()
+
+    def ready(self) -> None:
+        self.dispatcher.engine_ready(EngineLimits(max_running_requests=4, kv_blocks=10, block_tokens=32))
+
+    def submit(self, client: str = "a", max_tokens: int = 32, deadline_s: float = 60) -> tuple[Ticket, Sink]:
+        sink = Sink()
+        sampling = Sampling(max_tokens=max_tokens, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
+        request = ChatRequest(client=client, messages=[Message("user", "hi")], sampling=sampling, deadline_s=deadline_s)
+        return self.dispatcher.submit(request, sink), sink
+
+    def running(self, prompt_tokens: int = 32, client: str = "a", max_tokens: int = 32) -> tuple[Ticket, Sink]:
+        ticket, sink = self.submit(client, max_tokens)
+        self.dispatcher.prompt_prepared(ticket.number, prompt_tokens)
+        return ticket, sink
+
+    def finish(self, ticket: Ticket, reason: FinishReason = "stop", error: str | None = None) -> None:
+        self.dispatcher.step_done(Step([], [Finish(ticket.number, reason, 1, error)], STATS))
+
+
+async def test_a_request_that_fits_starts_at_once_and_ends_once() -> None:
+    desk = Desk()
+    ticket, sink = desk.running()
+    assert sink.is_started
+    assert sink.positions == []
+    desk.dispatcher.step_done(Step([TextDelta(ticket.number, "Pa", 1)], [], STATS))
+    desk.dispatcher.step_done(Step([TextDelta(ticket.number, "ris", 2)], [Finish(ticket.number, "stop", 3)], STATS))
+    desk.finish(ticket)
+    desk.dispatcher.cancel(ticket)
+    desk.dispatcher.engine_lost(1)
+    assert (sink.text, sink.ends, sink.usage) == ("Paris", ["stop"], Usage(32, 3))
+
+
+async def test_admission_counts_the_worst_case_in_blocks() -> None:
+    desk = Desk()
+    first, _ = desk.running(prompt_tokens=100, max_tokens=150)  # 8 of 10 blocks
+    second, sink = desk.running(prompt_tokens=33, max_tokens=32)  # 3 blocks: waits
+    assert desk.engine.started() == [first.number]
+    assert sink.positions == [1]
+    desk.finish(first)
+    assert desk.engine.started() == [first.number, second.number]
+
+
+async def test_no_more_run_than_the_engine_takes() -> None:
+    desk = Desk()
+    tickets = [desk.running(max_tokens=1, prompt_tokens=10)[0] for _ in range(6)]
+    assert desk.engine.started() == [t.number for t in tickets[:4]]
+    desk.finish(tickets[1])
+    assert desk.engine.started() == [t.number for t in tickets[:5]]
+
+
+async def test_max_tokens_is_lowered_to_what_the_context_leaves() -> None:
+    desk = Desk()
+    ticket, _ = desk.running(prompt_tokens=200, max_tokens=4000)
+    assert desk.engine.max_tokens[ticket.number] == 56
+
+
+async def test_a_prompt_that_can_never_fit_is_refused_with_both_numbers_and_harms_no_other() -> None:
+    desk = Desk()
+    neighbour, neighbour_sink = desk.running()
+    ticket, sink = desk.running(prompt_tokens=256)
+    assert sink.code == "prompt_too_long"
+    assert "256" in str(sink.ends[0])
+    assert "255" in str(sink.ends[0])
+    assert ("cancel", ticket.number) in desk.engine.calls
+    desk.finish(neighbour)
+    assert neighbour_sink.ends == ["stop"]
+
+
+async def test_turns_go_round_between_clients_and_positions_follow() -> None:
+    desk = Desk()
+    running = [desk.running(prompt_tokens=10, max_tokens=1)[0] for _ in range(4)]
+    a1, a1_sink = desk.running(client="a", prompt_tokens=10)
+    _, a2_sink = desk.running(client="a", prompt_tokens=10)
+    b1, b1_sink = desk.running(client="b", prompt_tokens=10)
+    assert (a1_sink.positions, a2_sink.positions, b1_sink.positions) == ([1], [2, 3], [2])
+    desk.finish(running[0])
+    desk.finish(running[1])
+    assert desk.engine.started()[4:] == [a1.number, b1.number]
+    assert a2_sink.positions == [2, 3, 2, 1]
+
+
+async def test_the_queue_is_bounded_in_total_and_for_each_client() -> None:
+    desk = Desk(ready=False, max_waiting=3, max_waiting_per_client=2)
+    desk.submit(client="a")
+    desk.submit(client="a")
+    with pytest.raises(QueueFull, match="one client") as caught:
+        desk.submit(client="a")
+    assert caught.value.retry_after_s is not None
+    assert caught.value.retry_after_s >= 1
+    desk.submit(client="b")
+    with pytest.raises(QueueFull, match="all there is room for"):
+        desk.submit(client="c")
+
+
+async def test_cancel_in_the_queue_ends_it_at_once() -> None:
+    desk = Desk()
+    running = [desk.running(prompt_tokens=10, max_tokens=1)[0] for _ in range(4)]
+    waiting, sink = desk.running()
+    desk.dispatcher.cancel(waiting)
+    assert sink.ends == ["cancelled"]
+    desk.finish(running[0])
+    assert waiting.number not in desk.engine.started()
+
+
+async def test_cancel_of_a_running_request_ends_with_the_engines_word() -> None:
+    desk = Desk()
+    ticket, sink = desk.running()
+    desk.dispatcher.cancel(ticket)
+    desk.dispatcher.cancel(ticket)
+    assert desk.engine.calls.count(("cancel", ticket.number)) == 1
+    assert sink.ends == []
+    desk.finish(ticket, "cancelled")
+    assert sink.ends == ["cancelled"]
+
+
+async def test_a_deadline_is_kept_in_the_queue_and_while_running() -> None:
+    desk = Desk()
+    running, running_sink = desk.submit(deadline_s=0.02)
+    desk.dispatcher.prompt_prepared(running.number, 32)
+    waiting, waiting_sink = desk.submit(deadline_s=0.01)
+    async with asyncio.timeout(5):
+        while not (running_sink.ends and waiting_sink.ends):
+            await asyncio.sleep(0.001)
+    assert running_sink.code == waiting_sink.code == "deadline_exceeded"
+    assert ("cancel", running.number) in desk.engine.calls
+    assert ("cancel", waiting.number) in desk.engine.calls
+    desk.finish(running, "cancelled")
+    assert len(running_sink.ends) == 1
+
+
+async def test_blocks_of_an_expired_request_are_free_only_when_the_engine_says_so() -> None:
+    desk = Desk()
+    expired, sink = desk.submit(deadline_s=0.01, max_tokens=200)
+    desk.dispatcher.prompt_prepared(expired.number, 100)
+    async with asyncio.timeout(5):
+        while not sink.ends:
+            await asyncio.sleep(0.001)
+    after, _ = desk.running(prompt_tokens=100, max_tokens=100)
+    assert after.number not in desk.engine.started()
+    desk.finish(expired, "cancelled")
+    assert after.number in desk.engine.started()
+
+
+async def test_a_lost_engine_fails_what_it_held_and_keeps_what_waited() -> None:
+    desk = Desk()
+    running, running_sink = desk.running(prompt_tokens=100, max_tokens=150)
+    waiting, waiting_sink = desk.running(prompt_tokens=100, max_tokens=100)
+    preparing, preparing_sink = desk.submit()
+    desk.dispatcher.engine_lost(4)
+    assert running_sink.code == preparing_sink.code == "engine_restarted"
+    assert waiting_sink.ends == []
+    desk.ready()
+    assert desk.engine.calls[-1] == ("prepare", waiting.number)
+    desk.dispatcher.prompt_prepared(waiting.number, 100)
+    assert waiting_sink.is_started
+    assert running.number != preparing.number
+
+
+async def test_before_the_engine_is_ready_requests_wait_and_know_their_place() -> None:
+    desk = Desk(ready=False)
+    first, first_sink = desk.submit()
+    _, second_sink = desk.submit()
+    assert (first_sink.positions, second_sink.positions) == ([1], [2])
+    desk.ready()
+    desk.dispatcher.prompt_prepared(first.number, 10)
+    assert first_sink.is_started
+
+
+async def test_an_engine_that_fails_one_request_tells_only_that_one() -> None:
+    desk = Desk()
+    ticket, sink = desk.running()
+    desk.finish(ticket, "cancelled", error="no room in the KV cache")
+    assert sink.code == "internal"
+
+
+async def test_a_rejected_prompt_is_a_bad_request() -> None:
+    desk = Desk()
+    ticket, sink = desk.submit()
+    desk.dispatcher.request_rejected(ticket.number, "the template wants roles to alternate")
+    assert sink.code == "bad_request"
+    assert desk.dispatcher.waiting == 0
+
+
+async def test_drain_refuses_new_requests_and_waits_for_live_ones() -> None:
+    desk = Desk()
+    ticket, sink = desk.running()
+    drain = asyncio.create_task(desk.dispatcher.drain(30))
+    await asyncio.sleep(0)
+    with pytest.raises(ShuttingDown) as caught:
+        desk.submit()
+    assert caught.value.retry_after_s is not None
+    desk.finish(ticket)
+    await drain
+    assert sink.ends == ["stop"]
+
+
+async def test_what_does_not_finish_in_time_is_told_when_draining() -> None:
+    desk = Desk()
+    _, running = desk.running(prompt_tokens=100, max_tokens=150)
+    _, waiting = desk.running(prompt_tokens=100, max_tokens=150)
+    await desk.dispatcher.drain(0.01)
+    assert running.code == waiting.code == "shutting_down"
+
+
+async def test_the_eta_comes_from_measured_answers() -> None:
+    desk = Desk()
+    etas: list[float | None] = []
+    for _ in range(2):
+        running = [desk.running(prompt_tokens=10, max_tokens=1)[0] for _ in range(4)]
+        _, sink = desk.submit()
+        sink.queued = lambda position, eta_s: etas.append(eta_s)  # type: ignore[method-assign] # to hear the ETA
+        waiting = desk.dispatcher._queue
+        for one in list(waiting):
+            desk.dispatcher.prompt_prepared(one.number, 10)
+        for one in running:
+            desk.finish(one)
+        for number in desk.engine.started():
+            desk.dispatcher.step_done(Step([], [Finish(number, "stop", 1)], STATS))
+    assert etas[0] is None
+    assert etas[-1] is not None

@@ -1,0 +1,117 @@
+"""GGUF to IR by a child: what it reports, how its end is told. The child here is a script, not the engine."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.engine.conversion import describe_weights
+from appliance.models.children import open_child
+from appliance.models.errors import ImportFailed
+from appliance.models.fake import fake_model
+from appliance.models.importers import Converted, gguf
+from appliance.models.importers.gguf import convert
+from appliance.models.progress import Silent
+
+UseScript = Callable[[str], None]
+
+GOOD = '{"eos_token_ids": [0, 2], "chat_template": true, "text": "Hi", "weights": "INT4"}'
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> UseScript:
+    def use(script: str) -> None:
+        monkeypatch.setattr(gguf, "CONVERSION", ("-c", script))
+
+    return use
+
+
+def run(directory: Path, timeout_s: float = 30.0) -> Converted:
+    return convert(directory / "model.gguf", directory, fake_model(), Silent(), timeout_s=timeout_s)
+
+
+def test_the_report_is_the_last_json_line(child: UseScript, tmp_path: Path) -> None:
+    child(f"print('noise'); print('''{GOOD}'''); print('more noise')")
+    converted = run(tmp_path)
+    assert converted.eos_token_ids == (0, 2)
+    assert converted.weights == "INT4"
+
+
+def test_the_child_gets_file_directory_and_eos_tokens(child: UseScript, tmp_path: Path) -> None:
+    child("import sys, json; print(json.dumps({'error': ' '.join(sys.argv[1:])})); sys.exit(1)")
+    with pytest.raises(ImportFailed, match=f"-- {tmp_path}/model.gguf {tmp_path} </s>"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("""print('{"error": "gguf_tensor_to_f16 failed"}'); raise SystemExit(1)""", "gguf_tensor_to_f16 failed"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL, as the kernel does when memory"),
+        ("import sys; sys.exit('no such module')", "exit status 1: no such module"),
+        ("pass", "exit status 0"),
+        (f"print('''{GOOD}'''.replace('Hi', ' '))", "generates no text"),
+        (f"print('''{GOOD}'''.replace('true', 'false'))", "no chat template"),
+        (f"print('''{GOOD}'''.replace('0, 2', ''))", "no token ends an answer"),
+        (f"print('''{GOOD}'''.replace('true', '7'))", "exit status 0"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(child: UseScript, tmp_path: Path, script: str, said: str) -> None:
+    child(script)
+    with pytest.raises(ImportFailed, match=rf"\Afake: [^\n]*{said}[^\n]*\Z"):
+        run(tmp_path)
+
+
+def test_a_conversion_that_takes_too_long_is_ended(child: UseScript, tmp_path: Path) -> None:
+    child("import time; time.sleep(60)")
+    with pytest.raises(ImportFailed, match=r"ended after 0\.3 s"):
+        run(tmp_path, timeout_s=0.3)
+
+
+def test_a_failure_on_a_full_disk_is_a_full_disk(
+    child: UseScript,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child("raise SystemExit(1)")
+    monkeypatch.setattr(gguf, "FULL_DISK_BYTES", 1 << 80)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 # the number is checked
+        run(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_genais_words_for_a_full_disk_are_understood(child: UseScript, tmp_path: Path) -> None:
+    child("""print('{"error": "basic_ios::clear: iostream error"}'); raise SystemExit(1)""")
+    (tmp_path / "model.gguf").write_bytes(b"")
+    with pytest.raises(ImportFailed, match="iostream error"):  # with room for the file the disk is not why
+        run(tmp_path)
+    os.truncate(tmp_path / "model.gguf", shutil.disk_usage(tmp_path).free + (1 << 30))
+    with pytest.raises(OSError, match="No space left on device"):
+        run(tmp_path)
+
+
+def test_leaving_the_block_ends_the_child_and_its_own_children() -> None:
+    script = (
+        "import os, subprocess, time\n"
+        "print(os.getpid(), subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with open_child(["-c", script], os.environ) as running:
+        line = next(line for line in running.lines() if line)
+    for pid in map(int, line.split()):
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text("ascii").split()[2] == "Z"
+
+
+def test_weights_are_described_by_their_bits_group_and_zero_points() -> None:
+    def constant(element: str, shape: str) -> str:
+        return f'<data element_type="{element}" shape="{shape}" offset="0" size="1" />\n'
+
+    ir = constant("u4", "1000, 100, 32") + constant("u4", "1000, 100, 1") + constant("f16", "1000, 100, 1")
+    ir += constant("i8", "1000, 1000") + constant("f16", "1000, 1") + constant("i64", "4")
+    assert describe_weights(ir) == "INT4 asymmetric group 32 (3 M weights), INT8 symmetric per channel (1 M weights)"
+    assert describe_weights(constant("f32", "10, 10")) == ""
