@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import openvino as ov
 import openvino_genai as ov_genai
 import openvino_tokenizers  # noqa: F401 # teaches ov.Core the operations of tokenizers
@@ -44,7 +43,7 @@ def _lift_truncation(core: ov.Core, directory: Path) -> None:
     if len(limits) != 1:
         raise RuntimeError(f"{file.name}: expected one Minimum that cuts long prompts, found {len(limits)}")
     constant = limits[0].get_source_output().get_node()
-    lifted = opset13.constant(np.full(constant.data.shape, NO_TRUNCATION, constant.data.dtype))
+    lifted = opset13.constant(NO_TRUNCATION, constant.get_element_type())
     limits[0].replace_source_output(lifted.output(0))
     new = directory / "lifted.xml"
     ov.save_model(model, new, compress_to_fp16=False)

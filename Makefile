@@ -1,0 +1,45 @@
+# Everything runs from .venv, which deploy/bootstrap.sh makes and keeps up to date.
+SHELL := /bin/bash
+BIN := .venv/bin
+SUITES := tests/unit tests/contract tests/integration tests/model
+OTHER_SUITES := $(filter-out $(SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
+
+.PHONY: help serve test test-all check docs-check format clean environment
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+# exec: a signal to this shell's process is one to the daemon, and make answers with the daemon's exit status.
+serve: ## get a model, serve on http://127.0.0.1:8080 (ARGS="--port 9000")
+	@deploy/bootstrap.sh serve && $(BIN)/appliance models pull --preferred && exec $(BIN)/appliance serve $(ARGS)
+
+test: environment ## unit, contract, integration and SmolLM2 tests (ARGS="-k name")
+	@[ -n "$$APPLIANCE_TEST_GGUF" ] || echo "left out: tests of the Qwen model, as APPLIANCE_TEST_GGUF names no GGUF file"
+	@$(BIN)/pytest $(wildcard $(SUITES)) $(ARGS)
+
+test-all: environment ## the suites that are not in test
+	@$(if $(OTHER_SUITES),$(BIN)/pytest $(OTHER_SUITES) $(ARGS),echo "test-all: there are no suites besides those of make test")
+
+check: environment ## format, lint, types, layers, spelling, YAML, shell, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/yamllint --strict .
+	$(BIN)/shellcheck deploy/*.sh .ci/run
+	@$(MAKE) --no-print-directory docs-check
+
+docs-check: environment ## every setting, metric, error code and command is in the docs, and nothing else
+	$(BIN)/pytest --quiet tests/unit/test_docs.py
+
+format: environment ## format, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and all that was built; models stay
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find appliance tests -name __pycache__ -prune -exec rm -rf {} +
+
+environment:
+	@deploy/bootstrap.sh test
