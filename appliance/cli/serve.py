@@ -1,6 +1,5 @@
 """`appliance serve`: settings and an installed model in, a running daemon out. Downloads nothing."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,6 @@ import typer
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
-    from appliance.api.state import Daemon
     from appliance.config import Settings
     from appliance.models.store import Installed
 
@@ -23,7 +21,6 @@ FAKE_MODEL = ServedModel(
     generation=GenerationDefaults(temperature=0, top_p=1, top_k=0, repetition_penalty=1),
     quantization="none",
 )
-POLL_S = 0.1
 
 
 def register(app: typer.Typer) -> None:
@@ -57,11 +54,14 @@ def serve(
     settings = effective.settings
     served = _choose_model(settings)
 
+    import asyncio
+
     from appliance.api.app import run_daemon
+    from appliance.cli.warm_up import announce
     from appliance.observability.logs import logging_to_stderr
 
     with logging_to_stderr(settings.logging.level, settings.logging.format):
-        asyncio.run(run_daemon(settings, served, _announce))
+        asyncio.run(run_daemon(settings, served, announce))
 
 
 def _choose_model(settings: "Settings") -> ServedModel:
@@ -90,25 +90,3 @@ def served_model(installed: "Installed") -> ServedModel:
         generation=manifest.generation,
         quantization=manifest.quantization,
     )
-
-
-def _announce(daemon: "Daemon", url: str) -> None:
-    """On a terminal: a moving bar until the engine is ready, then where to go. Elsewhere the log says it."""
-    if sys.stderr.isatty():
-        task = asyncio.create_task(_show_warm_up(daemon, url))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
-async def _show_warm_up(daemon: "Daemon", url: str) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=None)
-        while daemon.engine.state in ("loading", "warming"):
-            progress.update(bar, description=f"{daemon.engine.state} {daemon.model.id}")
-            await asyncio.sleep(POLL_S)
-    if daemon.engine.state == "ready":
-        console.print(f"{daemon.model.id} answers on {url}  (try: appliance chat; Ctrl-C stops)", highlight=False)

@@ -221,6 +221,7 @@ class EngineClient:
                 self._tell.request_rejected(request_id, message)
             case Loading(stage=stage):
                 self._state = "warming" if stage == "warming" else "loading"
+                log.info("engine %s", self._state, extra=fields(pid=self.worker_pid))
             case Ready():
                 self._set_ready(report)
             case Fatal(message=message):

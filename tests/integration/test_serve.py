@@ -2,17 +2,22 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import psutil
 import pytest
 
+from appliance.models.fake import install_fake
+from appliance.models.manifest import OpenVinoVersions, encode_manifest, sealed
+from appliance.models.store import Installed, Store
 from tests.support.daemon import Peer, until
 from tests.support.process import Served, environment, serving
 
@@ -185,3 +190,53 @@ def test_the_port_of_a_stopped_daemon_can_be_taken_at_once(tmp_path: Path) -> No
             os.kill(served.process.pid, signal.SIGTERM)
             assert served.end() == 0
     assert ports[0] == ports[1]
+
+
+def damage_a_missing_file(model: Installed) -> str:
+    (model.directory / "openvino_tokenizer.xml").unlink()
+    return "openvino_tokenizer.xml is missing"
+
+
+def damage_a_byte(model: Installed) -> str:
+    file = model.directory / "openvino_model.bin"
+    data = bytearray(file.read_bytes())
+    data[3] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+    return "openvino_model.bin is damaged: sha256"
+
+
+def damage_the_manifest(model: Installed) -> str:
+    file = model.directory / "manifest.json"
+    file.chmod(0o644)
+    file.write_text(file.read_text().replace('"context_tokens": 2048', '"context_tokens": 4096'))
+    return "manifest.json is damaged"
+
+
+@pytest.mark.parametrize("damage", [damage_a_missing_file, damage_a_byte, damage_the_manifest])
+def test_a_damaged_model_is_refused_with_the_command_that_mends_it(
+    tmp_path: Path, damage: Callable[[Installed], str]
+) -> None:
+    found = damage(install_fake(Store(tmp_path / "models")))
+    done = run(tmp_path, "serve", "--port", "0", "--model", "fake", models__directory=tmp_path / "models")
+    assert done.returncode == 78
+    assert found in done.stderr
+    assert "run: appliance models pull --force fake" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_of_a_newer_openvino_is_refused_and_of_an_older_one_is_told(tmp_path: Path) -> None:
+    model = install_fake(Store(tmp_path / "models"))
+    for version, words in (("2099.1.0", ["2099.1", "newer"]), ("2020.1.0", ["warning", "2020.1"])):
+        versions = OpenVinoVersions(version, version)
+        manifest = sealed(msgspec.structs.replace(model.manifest, openvino=versions, id="other"))
+        directory = tmp_path / "models/other" / manifest.directory_name
+        shutil.copytree(model.directory, directory)
+        (directory / "manifest.json").chmod(0o644)
+        (directory / "manifest.json").write_bytes(encode_manifest(manifest))
+        settings = {"models__directory": tmp_path / "models", "engine__start_attempts": 1}
+        done = run(tmp_path, "serve", "--port", "0", "--model", "other", **settings)
+        # The fake's files are no IR, so the one that is let through ends with the engine's words, status 1.
+        assert done.returncode == (78 if "newer" in words else 1)
+        assert all(word in done.stderr for word in words), done.stderr
+        shutil.rmtree(directory)

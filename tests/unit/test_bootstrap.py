@@ -96,7 +96,7 @@ MAKE_VENV = "python3 -m venv .venv"
 
 
 def installed(extras: str) -> list[str]:
-    return [f"{PIP} pip>=24.1", f"{PIP} --editable .[{extras}]"]
+    return [f"{PIP} pip>=25.1", f"{PIP} --editable .[{extras}]"]
 
 
 @pytest.fixture
