@@ -2,22 +2,22 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from weakref import WeakSet
 
 from aiohttp import WSCloseCode, web
 
 from appliance import __version__
 from appliance.api import system
-from appliance.api.keys import DAEMON
-from appliance.api.middleware import errors_as_json
+from appliance.api.keys import ASKED, DAEMON
+from appliance.api.listener import KEEPALIVE_S, SPARE_CONNECTIONS, Doorkeeper, allow_many_files, listen
+from appliance.api.middleware import errors_as_json, note_request
 from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
 from appliance.config import Settings
-from appliance.errors import StartError
 from appliance.observability.logs import fields
 from appliance.types import ServedModel
 
@@ -28,8 +28,9 @@ HTTP_BODY_MAX_BYTES = 1 << 20  # no route takes a body yet
 
 def build_app(daemon: Daemon) -> web.Application:
     """Routes, middleware and parts; opens nothing."""
-    app = web.Application(middlewares=[errors_as_json], client_max_size=HTTP_BODY_MAX_BYTES)
+    app = web.Application(middlewares=[note_request, errors_as_json], client_max_size=HTTP_BODY_MAX_BYTES)
     app[DAEMON] = daemon
+    app[ASKED] = WeakSet()
     app.add_routes([*system.ROUTES, web.get("/v1/ws", websocket)])
     return app
 
@@ -40,27 +41,24 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
 
     Raises StartError where the address can't be listened on.
     """
-    server = daemon.settings.server
-    runner = web.AppRunner(build_app(daemon), handle_signals=False, access_log=None, shutdown_timeout=2.0)
+    settings = daemon.settings.server
+    app = build_app(daemon)
+    runner = web.AppRunner(
+        app, handle_signals=False, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S
+    )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, server.host, server.port)
+        if runner.server is None:
+            raise RuntimeError("the runner has no server after its setup")
+        most = settings.max_connections + SPARE_CONNECTIONS
+        server = await listen(Doorkeeper(runner.server, app[ASKED], most), settings.host, settings.port)
         try:
-            await site.start()
-        except OSError as error:
-            raise StartError(_listen_error(server.host, server.port, error)) from error
-        port = runner.addresses[0][1]
-        yield f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{port}"
+            port = server.sockets[0].getsockname()[1]
+            yield f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
-
-
-def _listen_error(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: end the program that has it, or set server.port (--port)"
-    if error.errno == errno.EACCES:
-        return f"port {port} on {host} needs privileges: set server.port (--port) to 1024 or above"
-    return f"can't listen on {host} port {port} (server.host, server.port): {error.strerror or error}"
 
 
 async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[[Daemon, str], None]) -> None:
@@ -69,13 +67,14 @@ async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[
     `announce` is called once the base URL is listened on. Raises StartError where the port can't be had or
     the engine never gets ready.
     """
+    allow_many_files()
     daemon = Daemon(settings, model)
     stop = asyncio.Event()
     _on_signals(daemon, stop)
     async with listening(daemon) as url:
         log.info("listening", extra=fields(url=url, version=__version__, model=model.id))
         announce(daemon, url)
-        engine = asyncio.create_task(daemon.engine.run())
+        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher))
         try:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -83,6 +82,7 @@ async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[
             if not engine.done():
                 await _drain(daemon)
         finally:
+            await daemon.dispatcher.drain(0)  # whatever ends the daemon, each request has its terminal event first
             await _close_connections(daemon)
             daemon.engine.stop()
             await engine

@@ -14,13 +14,15 @@ from appliance.api.outbox import Outbox
 from appliance.api.requests import chat_request
 from appliance.api.state import Daemon
 from appliance.dispatch import Ticket
-from appliance.errors import BadMessage, BadRequest, DuplicateId, RateLimited, RequestError, UnknownId
+from appliance.errors import BadMessage, BadRequest, DuplicateId, InternalError, RateLimited, RequestError, UnknownId
 from appliance.observability.logs import fields
 from appliance.protocol import websocket as wire
 from appliance.types import FinishReason, Timings, Usage
 
 log = logging.getLogger(__name__)
 
+PING_MAX_CHARS = 256
+ERROR_MAX_CHARS = 400
 SEND_BUFFER_BYTES = 1 << 16  # of the kernel, for one client: what is beyond waits in the bounded outbox
 FLUSH_POLL_S = 0.05
 CLOSE_TIMEOUT_S = 2.0  # for a peer to take the close frame; then the connection is aborted
@@ -33,7 +35,8 @@ class Connection:
         self._daemon = daemon
         self._ws = ws
         self._transport = request.transport
-        self._client = request.remote or "unknown"
+        self.client = request.remote or "unknown"
+        """Whom bounds count for."""
         self._live: dict[str, Ticket] = {}
         self._outbox = Outbox(ws, daemon.settings.server.outbox_max_messages, self._too_slow)
         self._closing: asyncio.Task[None] | None = None
@@ -48,6 +51,7 @@ class Connection:
         try:
             async for message in self._ws:
                 self._receive(message)
+                await asyncio.sleep(0)  # frames that came together are read without a pause: let the writers have one
         finally:
             self._outbox.close()
             for ticket in list(self._live.values()):
@@ -55,7 +59,7 @@ class Connection:
             writer.cancel()
             closing = [self._closing] if self._closing is not None else []
             await asyncio.gather(writer, *closing, return_exceptions=True)
-            log.debug("connection closed", extra=fields(client=self._client, code=self._ws.close_code))
+            log.debug("connection closed", extra=fields(client=self.client, code=self._ws.close_code))
 
     def going_away(self, deadline_s: float) -> None:
         """Tell the client that the daemon drains."""
@@ -72,7 +76,7 @@ class Connection:
             self._transport.abort()  # does nothing to one that is closed
 
     def _too_slow(self) -> None:
-        log.warning("client reads too slowly, closed", extra=fields(client=self._client, live=len(self._live)))
+        log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
         for ticket in list(self._live.values()):
             self._daemon.dispatcher.cancel(ticket)
         self._closing = asyncio.create_task(self.close(WSCloseCode.TRY_AGAIN_LATER, "reader too slow"))
@@ -97,13 +101,23 @@ class Connection:
         except BadMessage as error:
             self._refuse(wire.id_of(message.data), error)
             return
-        match decoded:
+        try:
+            self._obey(decoded)
+        except Exception:
+            log.exception("message failed", extra=fields(client=self.client, type=type(decoded).__name__))
+            error_for = getattr(decoded, "id", None)
+            self._refuse(error_for, InternalError("internal error; the appliance's log has the details"))
+
+    def _obey(self, message: wire.ClientMessage) -> None:
+        match message:
             case wire.Chat():
-                self._chat(decoded)
+                self._chat(message)
             case wire.Cancel(id=request_id):
                 self._cancel(request_id)
             case wire.Resume(id=request_id):
                 self._refuse(request_id, BadRequest("resume is not supported by this version"))
+            case wire.Ping(data=data) if len(data) > PING_MAX_CHARS:
+                self._refuse(None, BadRequest(f"ping data has {len(data)} characters; at most {PING_MAX_CHARS}"))
             case wire.Ping(data=data):
                 self._outbox.put(wire.Pong(data))
 
@@ -117,7 +131,7 @@ class Connection:
                 raise DuplicateId(f"id {chat.id!r} belongs to a request that is still live; choose another")
             if len(self._live) >= most:
                 raise RateLimited(f"{most} requests of this socket are live, which is all it may have", retry_after_s=1)
-            request = chat_request(chat, self._client, self._daemon.model, self._daemon.settings)
+            request = chat_request(chat, self.client, self._daemon.model, self._daemon.settings)
             sink = _Sink(chat.id, self._daemon.model.id, self._outbox.put, self._forget)
             self._live[chat.id] = self._daemon.dispatcher.submit(request, sink)
         except RequestError as error:
@@ -132,8 +146,8 @@ class Connection:
 
     def _refuse(self, request_id: str | None, error: RequestError) -> None:
         """An error with the id of a live request would read as its end: such an id is not repeated."""
-        shown = None if request_id in self._live else request_id
-        self._outbox.put(wire.Error(shown, error.code, str(error), error.retry_after_s))
+        shown = request_id if wire.is_request_id(request_id) and request_id not in self._live else None
+        self._outbox.put(_error(shown, error))
 
     def _forget(self, request_id: str) -> None:
         self._live.pop(request_id, None)
@@ -173,4 +187,12 @@ class _Sink:
 
     def failed(self, error: RequestError) -> None:
         self._end(self._id)
-        self._put(wire.Error(self._id, error.code, str(error), error.retry_after_s))
+        self._put(_error(self._id, error))
+
+
+def _error(request_id: str | None, error: RequestError) -> wire.Error:
+    """What a message says of its sender's own words is cut: nobody needs a megabyte of them back."""
+    text = str(error)
+    if len(text) > ERROR_MAX_CHARS:
+        text = text[:ERROR_MAX_CHARS] + "…"
+    return wire.Error(request_id, error.code, text, error.retry_after_s)

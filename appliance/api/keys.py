@@ -1,7 +1,12 @@
 """What the parts of the application find in it, typed."""
 
+import asyncio
+from weakref import WeakSet
+
 from aiohttp import web
 
 from appliance.api.state import Daemon
 
 DAEMON: web.AppKey[Daemon] = web.AppKey("daemon", Daemon)
+# TCP connections that have sent a request.
+ASKED: "web.AppKey[WeakSet[asyncio.BaseTransport]]" = web.AppKey("asked", WeakSet)

@@ -1,25 +1,24 @@
-"""Errors as JSON, whatever raised them. Knows the error tree and HTTP."""
+"""Errors as JSON, whatever raised them. Knows what handlers raise."""
 
 import logging
-import math
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from appliance.api.answers import error_body, error_response, json_response
+from appliance.api.keys import ASKED
 from appliance.errors import InternalError, RequestError
 from appliance.observability.logs import fields
 
 log = logging.getLogger(__name__)
 
 
-def error_response(error: RequestError) -> web.Response:
-    """`{"error": {"code", "message", "retry_after_s"}}` with the error's status, and Retry-After where it says."""
-    body = {"error": {"code": error.code, "message": str(error), "retry_after_s": error.retry_after_s}}
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
-    return web.Response(
-        body=msgspec.json.encode(body), status=error.http_status, headers=headers, content_type="application/json"
-    )
+@web.middleware
+async def note_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Remember that this connection has asked for something; see Doorkeeper."""
+    if request.transport is not None:
+        request.app[ASKED].add(request.transport)
+    return await handler(request)
 
 
 @web.middleware
@@ -32,11 +31,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        body = {"error": {"code": f"http_{error.status}", "message": error.reason, "retry_after_s": None}}
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
-        return web.Response(
-            body=msgspec.json.encode(body), status=error.status, headers=headers, content_type="application/json"
-        )
+        return json_response(error_body(f"http_{error.status}", error.reason), error.status, headers)
     except Exception:
         log.exception("handler failed", extra=fields(path=request.path))
         return error_response(InternalError("internal error; the appliance's log has the details"))

@@ -8,15 +8,21 @@ from aiohttp import web
 
 from appliance.protocol.websocket import ServerMessage, encode
 
+OUTBOX_MAX_CHARS = 1 << 20  # whatever the number of messages: some are as large as the client makes them
+
 
 class Outbox:
-    """Bounded: a reader that falls `max_messages` behind is given up, and `on_overflow` told, once."""
+    """Bounded: a reader that falls behind by `max_messages`, or OUTBOX_MAX_CHARS, is given up.
+
+    `on_overflow` is told once, in the loop's next turn, so that it may do what it likes.
+    """
 
     def __init__(self, ws: web.WebSocketResponse, max_messages: int, on_overflow: Callable[[], None]) -> None:
         self._ws = ws
         self._max_messages = max_messages
         self._on_overflow = on_overflow
-        self._messages: deque[ServerMessage] = deque()
+        self._messages: deque[str] = deque()
+        self._chars = 0
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -26,11 +32,13 @@ class Outbox:
         """Queue a message; dropped once the outbox is closed."""
         if not self._open:
             return
-        if len(self._messages) >= self._max_messages:
+        text = encode(message)
+        if len(self._messages) >= self._max_messages or (self._messages and self._chars + len(text) > OUTBOX_MAX_CHARS):
             self.close()
-            self._on_overflow()
+            asyncio.get_running_loop().call_soon(self._on_overflow)
             return
-        self._messages.append(message)
+        self._messages.append(text)
+        self._chars += len(text)
         self._empty.clear()
         self._wake.set()
 
@@ -51,7 +59,9 @@ class Outbox:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._messages:
-                    await self._ws.send_str(encode(self._messages.popleft()))
+                    text = self._messages.popleft()
+                    self._chars -= len(text)
+                    await self._ws.send_str(text)
                 self._empty.set()
         except ConnectionError:
             self.close()  # the reading side notices the same and ends the connection

@@ -1,6 +1,5 @@
 """From a client's message to a request for dispatch: defaults filled in, every value checked. Knows no sockets."""
 
-import math
 import secrets
 from typing import Any
 
@@ -80,7 +79,7 @@ def _sampling(params: ChatParams, model: ServedModel, settings: Settings) -> Sam
     )
     for name, (least, inclusive, most) in RANGES.items():
         value = getattr(sampling, name)
-        if not math.isfinite(value) or not (least <= value if inclusive else least < value) or value > most:
+        if value > most or value < least or (value == least and not inclusive):
             low = f"from {least:g}" if inclusive else f"above {least:g}"
             raise BadRequest(f"{name} is {value}; expected {low} to {most}")
     _check_stop(sampling.stop, settings.limits.max_stop)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from appliance import __version__
 from appliance.config import Settings
 from appliance.dispatch import Capacity, Dispatcher
-from appliance.engine.client import EngineClient, Supervision
+from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
 from appliance.observability.metrics import Metrics
 from appliance.protocol.websocket import Limits, ReadyReason
@@ -25,10 +25,9 @@ class Daemon:
         self.model = model
         self.metrics = Metrics()
         self.metrics.describe(model.id, model.digest, __version__, metadata.version("openvino"))
-        self.engine = EngineClient(_load(settings, model), _supervision(settings), self.metrics)
+        self.engine = EngineClient(_load(settings, model), settings.engine, self.metrics)
         capacity = Capacity(context_tokens=model.context_tokens, kv_cache_tokens=settings.engine.kv_cache_tokens)
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, capacity, self.metrics)
-        self.engine.listener = self.dispatcher
         self.metrics.watch(lambda: self.dispatcher.running, lambda: self.dispatcher.waiting)
         self.connections: set[Connection] = set()
         self.started_at = time.monotonic()
@@ -63,14 +62,4 @@ def _load(settings: Settings, model: ServedModel) -> Load:
         kv_cache_tokens=engine.kv_cache_tokens,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_running_requests=engine.max_running_requests,
-    )
-
-
-def _supervision(settings: Settings) -> Supervision:
-    engine = settings.engine
-    return Supervision(
-        load_timeout_s=engine.load_timeout_s,
-        stall_timeout_s=engine.stall_timeout_s,
-        start_attempts=engine.start_attempts,
-        restart_backoff_max_s=engine.restart_backoff_max_s,
     )

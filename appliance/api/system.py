@@ -4,10 +4,10 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from appliance import __version__
+from appliance.api.answers import json_response
 from appliance.api.keys import DAEMON
 from appliance.observability import host
 
@@ -19,10 +19,6 @@ INDEX = """appliance {version}: {model}
 """
 
 
-def _json(data: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
-
-
 async def index(request: web.Request) -> web.Response:
     """What is here, for a person with a browser."""
     return web.Response(text=INDEX.format(version=__version__, model=request.app[DAEMON].model.id))
@@ -30,18 +26,20 @@ async def index(request: web.Request) -> web.Response:
 
 async def healthz(_request: web.Request) -> web.Response:
     """200 while the event loop turns."""
-    return _json({"healthy": True})
+    return json_response({"healthy": True})
 
 
 async def readyz(request: web.Request) -> web.Response:
     """200 where a request would be answered now, else 503 with the reason."""
     reason = request.app[DAEMON].not_ready()
-    return _json({"ready": True}) if reason is None else _json({"ready": False, "reason": reason}, 503)
+    return json_response({"ready": True}) if reason is None else json_response({"ready": False, "reason": reason}, 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus exposition."""
-    body, content_type = request.app[DAEMON].metrics.render(request.headers.get("Accept", ""))
+    # On a thread: the figures of this process are read from /proc.
+    render, accept = request.app[DAEMON].metrics.render, request.headers.get("Accept", "")
+    body, content_type = await asyncio.to_thread(render, accept)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -53,7 +51,7 @@ async def status(request: web.Request) -> web.Response:
     stats = daemon.metrics.last_stats
     reason = daemon.not_ready()
     ready = engine.ready
-    return _json(
+    return json_response(
         {
             "version": __version__,
             "ready": reason is None,

@@ -1,13 +1,17 @@
 """GET /v1/ws: who may connect, and how many. What is said there is in connection.py."""
 
-from urllib.parse import urlsplit
+import logging
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
+from appliance.api.answers import error_body, error_response, json_response
 from appliance.api.connection import Connection
 from appliance.api.keys import DAEMON
-from appliance.api.middleware import error_response
-from appliance.errors import OriginRefused, ShuttingDown, TooManyConnections
+from appliance.api.origin import origin_allowed
+from appliance.errors import BadRequest, OriginRefused, ShuttingDown, TooManyConnections
+from appliance.observability.logs import fields
+
+log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "appliance.v1"
 
@@ -16,14 +20,21 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     """Upgrade and serve; a refusal is an ordinary HTTP error."""
     daemon = request.app[DAEMON]
     server = daemon.settings.server
-    if not _origin_allowed(request, server.allowed_origins):
-        origin = request.headers["Origin"]
+    origin = request.headers.get("Origin")
+    if not origin_allowed(origin, request.host, server.allowed_origins):
         return error_response(OriginRefused(f"origin {origin} may not connect; add it to server.allowed_origins"))
     if daemon.dispatcher.draining:
         return error_response(ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5))
     if len(daemon.connections) >= server.max_connections:
         return error_response(
             TooManyConnections(f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5)
+        )
+    own = sum(connection.client == request.remote for connection in daemon.connections)
+    if own >= server.max_connections_per_client:
+        return error_response(
+            TooManyConnections(
+                f"{own} sockets of {request.remote} are open (server.max_connections_per_client)", retry_after_s=5
+            )
         )
     ws = web.WebSocketResponse(
         heartbeat=server.heartbeat_s,
@@ -32,20 +43,18 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         protocols=(SUBPROTOCOL,),
     )
     if not ws.can_prepare(request).ok:
-        return web.Response(status=426, text="This is a WebSocket endpoint; see docs/protocol.md.\n")
+        error = BadRequest("this is a WebSocket endpoint: send an upgrade (docs/protocol.md)")
+        return json_response(error_body(error.code, str(error)), 426, {"Upgrade": "websocket"})
     await ws.prepare(request)
     connection = Connection(daemon, ws, request)
     daemon.connections.add(connection)
     daemon.metrics.websocket_connections.set(len(daemon.connections))
     try:
         await connection.run()
+    except Exception:  # an HTTP answer would be noise in an upgraded stream
+        log.exception("connection failed", extra=fields(client=request.remote))
+        await connection.close(WSCloseCode.INTERNAL_ERROR, "internal error")
     finally:
         daemon.connections.discard(connection)
         daemon.metrics.websocket_connections.set(len(daemon.connections))
     return ws
-
-
-def _origin_allowed(request: web.Request, allowed: tuple[str, ...]) -> bool:
-    """Browsers send Origin: a page from elsewhere must not talk to a daemon on the visitor's own network."""
-    origin = request.headers.get("Origin")
-    return origin is None or origin in allowed or urlsplit(origin).netloc == request.host

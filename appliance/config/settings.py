@@ -18,6 +18,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """TCP port; 0 takes a free one and logs it."""
     max_connections: Positive = 256
     """WebSocket connections at once; one more is answered 503 with Retry-After."""
+    max_connections_per_client: Positive = 64
+    """WebSocket connections at once of one address."""
     max_message_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 1 << 20
     """Largest frame that a client may send; a larger one closes its socket with 1009."""
     allowed_origins: tuple[str, ...] = ()
@@ -76,7 +78,7 @@ class DispatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_waiting: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Requests waiting, of all clients; one more is answered queue_full."""
     max_waiting_per_client: Annotated[int, Meta(ge=1, le=10_000)] = 16
-    """Requests waiting, of one client address; one more is answered rate_limited."""
+    """Requests waiting, of one client address; one more is answered queue_full."""
     default_deadline_s: Seconds = 120.0
     """Seconds from arrival to the end of the answer, for a request that names none."""
     max_deadline_s: Seconds = 600.0

@@ -34,6 +34,9 @@ from appliance.types import ChatRequest
 log = logging.getLogger(__name__)
 
 
+PREPARE_AHEAD = 2  # one under way and one behind it keep the tokenizer busy
+
+
 class Capacity(Struct, frozen=True, kw_only=True):
     """What one request may take of the model and the KV cache, known before the engine is ready."""
 
@@ -56,6 +59,8 @@ class Dispatcher:
         self._metrics = metrics
         self._numbers = itertools.count(1)  # 0 is the worker's warm-up
         self._queue = FairQueue()
+        self._preparing: set[int] = set()  # with the engine, and not answered yet, cancelled meanwhile or not
+        self._positions_due = False
         self._running: dict[int, Ticket] = {}
         self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
         self._service = ServiceTime()
@@ -93,9 +98,8 @@ class Dispatcher:
         ticket.deadline = loop.call_later(request.deadline_s, self._expire, ticket)
         self._queue.push(ticket)
         self._idle.clear()
-        if self._limits is not None:
-            self._prepare(ticket)
-        self._tell_positions()
+        self._prepare()
+        self._positions_changed()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -107,6 +111,7 @@ class Dispatcher:
         elif ticket.state is not State.ENDED:
             self._forget(ticket)
             ticket.done("cancelled")
+            self._admit()
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, give live ones `timeout_s` seconds, then fail the rest with ShuttingDown."""
@@ -139,11 +144,12 @@ class Dispatcher:
     def engine_ready(self, limits: EngineLimits) -> None:
         """A fresh worker: everything that waits is prepared on it."""
         self._limits = limits
-        for ticket in list(self._queue):
-            self._prepare(ticket)
+        self._prepare()
 
     def prompt_prepared(self, request_id: int, prompt_tokens: int) -> None:
         """The length is known: refuse what can never fit, start what fits now."""
+        self._preparing.discard(request_id)
+        self._prepare()
         ticket = next((t for t in self._queue if t.number == request_id), None)
         if ticket is None or self._limits is None:
             return  # cancelled meanwhile
@@ -157,6 +163,8 @@ class Dispatcher:
 
     def request_rejected(self, request_id: int, message: str) -> None:
         """The engine can't take this one."""
+        self._preparing.discard(request_id)
+        self._prepare()
         ticket = self._running.pop(request_id, None)
         if ticket is None:
             ticket = next((t for t in self._queue if t.number == request_id), None)
@@ -180,6 +188,7 @@ class Dispatcher:
                 log.error("engine failed a request", extra=fields(request=finish.id, reason=finish.error))
                 ticket.failed(InternalError(finish.error))
             else:
+                ticket.completion_tokens = finish.completion_tokens
                 ticket.done(finish.reason)
         if step.finished:
             self._admit()
@@ -189,18 +198,29 @@ class Dispatcher:
         self._limits = None
         held = [*self._running.values(), *(t for t in self._queue if t.state is State.PREPARING)]
         self._running.clear()
+        self._preparing.clear()
         for ticket in held:
             self._queue.remove(ticket)
+            if ticket.cancelling:
+                ticket.done("cancelled")
             ticket.failed(EngineRestarted("the engine stopped and is being restarted", retry_after_s=retry_after_s))
         for ticket in self._queue:
             ticket.state = State.NEW
-        self._tell_positions()
+        self._positions_changed()
 
     # ---- within -----------------------------------------------------------------------------------------
 
-    def _prepare(self, ticket: Ticket) -> None:
-        ticket.state = State.PREPARING
-        self._engine.prepare(ticket.number, ticket.request.messages)
+    def _prepare(self) -> None:
+        """Have the next prompts tokenized, a few at a time: the others cost the engine nothing if they are cancelled,
+        and what waits in its channel is bounded.
+        """
+        for ticket in list(self._queue):
+            if self._limits is None or len(self._preparing) >= PREPARE_AHEAD:
+                return
+            if ticket.state is State.NEW:
+                ticket.state = State.PREPARING
+                self._preparing.add(ticket.number)
+                self._engine.prepare(ticket.number, ticket.request.messages)
 
     def _slots(self) -> int:
         return self._limits.max_running_requests if self._limits is not None else 1
@@ -210,7 +230,6 @@ class Dispatcher:
         limits = self._limits
         if limits is None:
             return
-        free = limits.kv_blocks - sum(ticket.blocks for ticket in self._running.values())
         for ticket in list(self._queue):
             if ticket.state is not State.WAITING:
                 continue
@@ -218,16 +237,16 @@ class Dispatcher:
             room = min(self._capacity.context_tokens, limits.kv_blocks * limits.block_tokens) - ticket.prompt_tokens
             max_tokens = min(sampling.max_tokens, room)
             blocks = -(-(ticket.prompt_tokens + max_tokens) // limits.block_tokens)
+            free = limits.kv_blocks - sum(running.blocks for running in self._running.values())
             if blocks > free or len(self._running) >= limits.max_running_requests:
                 break
-            free -= blocks
             ticket.blocks = blocks
             self._queue.served(ticket)
             self._running[ticket.number] = ticket
             self._engine.start(ticket.number, msgspec.structs.replace(sampling, max_tokens=max_tokens))
             ticket.started()
             self._metrics.started(ticket.prompt_tokens, ticket.timings().queue_ms / 1000)
-        self._tell_positions()
+        self._positions_changed()
 
     def _forget(self, ticket: Ticket) -> None:
         """Take a request that does not run out of the queue, and out of the engine's prepared prompts."""
@@ -244,8 +263,15 @@ class Dispatcher:
         ticket.failed(DeadlineExceeded(f"the deadline of {ticket.request.deadline_s:g} s passed {where}"))
         self._admit()
 
+    def _positions_changed(self) -> None:
+        """Tell positions once, after all that happens in this turn of the event loop."""
+        if not self._positions_due:
+            self._positions_due = True
+            asyncio.get_running_loop().call_soon(self._tell_positions)
+
     def _tell_positions(self) -> None:
         """Requests that wait for more than their own tokenization hear where they stand."""
+        self._positions_due = False
         slots = self._slots()
         for position, ticket in enumerate(self._queue, start=1):
             if ticket.state is State.WAITING or self._limits is None:

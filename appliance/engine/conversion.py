@@ -4,17 +4,16 @@ The last line on standard output is one JSON object: eos_token_ids, chat_templat
 """
 
 import argparse
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.engine.orphan import end_with_parent
+
 NICENESS = 10  # a model that is being served comes first
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 # A weight in the IR: [out, groups, group] or [out, in]; its scale and zero point have 1 as their last dimension.
 _CONSTANT = re.compile(r'<data element_type="([ui][48])" shape="([0-9, ]+)"')
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("eos_tokens", nargs="*")
     given = parser.parse_args(arguments)
     # Whoever started this may be killed: nobody would read the result, and the directory is about to be removed.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     os.nice(NICENESS)
     try:
         report = convert(given.gguf, given.directory, given.eos_tokens)

@@ -19,6 +19,7 @@ from appliance.engine.ipc import Load
 from appliance.types import Message, Sampling
 
 BLOCK_TOKENS = 32
+WORD_MAX_CHARS = 32_768  # a step of many requests has to fit a frame
 _BYTE_TOKENS = 256  # ids below are bytes, above are words
 _STEER = re.compile(r"fake:([a-z-]+)(?:=(\d+))?")
 
@@ -106,7 +107,7 @@ class FakePipeline:
         plain = _STEER.sub("", text).strip() or "nothing"
         if "bytes" in steering:
             return cycle(plain.encode() + b" ")
-        return cycle([self._id(f"{word} ") for word in plain.split()])
+        return cycle([self._id(f"{word[:WORD_MAX_CHARS]} ") for word in plain.split()])
 
     def _id(self, word: str) -> int:
         if word not in self._words:

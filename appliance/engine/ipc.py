@@ -15,6 +15,8 @@ from msgspec import Struct
 from appliance.types import EngineStats, FinishReason, Message, Sampling
 
 FRAME_MAX_BYTES = 8 << 20  # twice the largest message that a client may send, so only a defect gets there
+RECEIVE_BYTES = 1 << 18
+RECEIVE_MAX_BYTES = 1 << 24  # in one go; what is beyond waits for the next step
 _HEADER = struct.Struct("<I")
 
 
@@ -186,8 +188,16 @@ class WorkerChannel:
 
     def receive(self, *, wait: bool) -> list[Command] | None:
         """The commands that have arrived, perhaps none; None at end of file. `wait`: until there are bytes."""
-        try:
-            data = self._socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        return list(self._frames.feed(data)) if data else None
+        commands: list[Command] = []
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        # All that is there, so that a cancel does not wait behind a prompt for the next step.
+        for _ in range(RECEIVE_MAX_BYTES // RECEIVE_BYTES):
+            try:
+                data = self._socket.recv(RECEIVE_BYTES, flags)
+            except BlockingIOError:
+                break
+            if not data:
+                return None
+            commands += self._frames.feed(data)
+            flags = socket.MSG_DONTWAIT
+        return commands

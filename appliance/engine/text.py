@@ -10,8 +10,8 @@ Decode = Callable[[list[list[int]]], list[str]]
 class Answer:
     """The text of one answer as it grows.
 
-    Only a window of the last ids is decoded, from a place where text and ids were known to agree, so a token
-    costs the same late in an answer as early, and a tokenizer that treats the first id of a list in its own
+    Only a window of the last ids is decoded, from a place where text and ids were known to agree, so a token that
+    has text costs the same late in an answer as early, and a tokenizer that treats the first id of a list in its own
     way still gives the right text. Joined, the deltas are the decoding of all ids, less an incomplete last
     character, cut before the first stop string.
     """
@@ -50,11 +50,11 @@ class Answer:
         if not self._stop or self.stopped:
             return "" if self.stopped else fresh
         text = self._held + fresh
-        places = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
+        if found:
             self.stopped = True
             self._held = ""
-            return text[: min(places)]
+            return text[: min(found)[1]]  # of the one that is complete first, however tokens fall into steps
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

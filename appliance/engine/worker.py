@@ -1,10 +1,12 @@
 """The worker process: commands in, steps, deltas out. Knows the channel and one pipeline; knows no client."""
 
 import faulthandler
+import os
 import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 import psutil
@@ -27,6 +29,7 @@ from appliance.engine.ipc import (
     TextDelta,
     WorkerChannel,
 )
+from appliance.engine.orphan import end_with_parent
 from appliance.engine.text import Answer, advance_all
 from appliance.engine.warm_up import warm_up
 from appliance.types import EngineStats
@@ -69,11 +72,11 @@ class Worker:
     def run(self) -> None:
         """Serve until `stop` or end of file. Whatever the pipeline raises is reported, then raised."""
         try:
-            commands = self._channel.receive(wait=True) or [Stop()]
-            if not isinstance(commands[0], Load):
-                return
-            pipeline = self._load(commands[0])
-            self._serve(pipeline, commands[1:])
+            commands: list[Command] | None = []
+            while commands == []:
+                commands = self._channel.receive(wait=True)
+            if commands is not None and isinstance(commands[0], Load):
+                self._serve(self._load(commands[0]), commands[1:])
         except (BrokenPipeError, ConnectionResetError):
             return  # the front process is gone, and so is the reason to be here
         except Exception as error:
@@ -118,16 +121,16 @@ class Worker:
             case Prepare(id=request_id, messages=messages):
                 try:
                     prompt = pipeline.prepare(messages)
-                except RequestRejected as error:
-                    self._channel.send(Rejected(request_id, str(error)))
+                except Exception as error:
+                    self._channel.send(Rejected(request_id, _reason(error)))
                 else:
                     self._prompts[request_id] = prompt
                     self._channel.send(Prepared(request_id, prompt.tokens))
             case Start(id=request_id, sampling=sampling):
                 try:
                     pipeline.start(request_id, self._prompts.pop(request_id), sampling)
-                except RequestRejected as error:
-                    self._channel.send(Rejected(request_id, str(error)))
+                except Exception as error:
+                    self._channel.send(Rejected(request_id, _reason(error)))
                 else:
                     self._answers[request_id] = Answer(sampling.stop)
             case Cancel(id=request_id):
@@ -169,6 +172,15 @@ class Worker:
         )
 
 
+def _reason(error: Exception) -> str:
+    """What the client is told. One bad request must cost nobody else the worker, whatever it made GenAI raise;
+    and what an unexpected error says may quote the prompt, so that only its type is told.
+    """
+    if isinstance(error, RequestRejected):
+        return str(error)
+    return f"the engine could not take this request ({type(error).__name__})"
+
+
 def main() -> None:
     """Entry point of the child: `python -m appliance.engine.worker FD`."""
     # The supervisor ends this process, by `stop`, end of file or SIGKILL. A Ctrl-C at the terminal and
@@ -176,8 +188,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
-    with socket.socket(fileno=int(sys.argv[1])) as sock:
-        Worker(WorkerChannel(sock)).run()
+    end_with_parent()
+    status = 0
+    try:
+        with socket.socket(fileno=int(sys.argv[1])) as sock:
+            Worker(WorkerChannel(sock)).run()
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # no native thread that still computes is waited for, and no destructor has a say
 
 
 if __name__ == "__main__":

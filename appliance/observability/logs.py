@@ -1,15 +1,17 @@
 """Log lines: an event, then key=value. Knows formats and queues; never sees prompts or answers."""
 
+import contextlib
 import json
 import logging
 import logging.handlers
 import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+FLUSH_TIMEOUT_S = 2.0
 LOG_QUEUE_MAX_RECORDS = 10_000  # a blocked terminal or journal costs lines, never the event loop
 
 
@@ -28,7 +30,7 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback where there is one."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {record.getMessage()}"
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {_safe(record.getMessage())}"
         line += "".join(f" {key}={_plain(value)}" for key, value in _fields_of(record).items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -53,21 +55,34 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+def _safe(text: str) -> str:
+    """Without what a terminal would obey: a client's path and native code's output get here."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _plain(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c.isspace() for c in text) or not text else text
+    return text if text and text.isprintable() and " " not in text else json.dumps(text, ensure_ascii=True)
 
 
 class _BoundedQueueHandler(logging.handlers.QueueHandler):
-    """Drops a record where the queue is full; counts what it dropped."""
+    """Drops a record where the queue is full, and tells with the next that fits how many."""
 
-    dropped = 0
+    def __init__(self, records: "queue.Queue[logging.LogRecord | None]") -> None:
+        super().__init__(records)
+        self._records = records
+        self._dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
+        """Never waits."""
+        if self._dropped:
+            record.appliance_fields = {**_fields_of(record), "log_lines_dropped_before": self._dropped}
         try:
-            self.queue.put_nowait(record)
+            self._records.put_nowait(record)
         except queue.Full:
-            type(self).dropped += 1
+            self._dropped += 1
+        else:
+            self._dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Only makes the message final: the formatter on the other thread wants the rest as it is."""
@@ -76,32 +91,33 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
         return record
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to whatever sys.stderr is at that moment, so that a progress bar can keep below the lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
+def _write(records: "queue.Queue[logging.LogRecord | None]", formatter: logging.Formatter) -> None:
+    """Write records to whatever sys.stderr is at that moment, so that a progress bar can keep below the lines."""
+    while (record := records.get()) is not None:
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal is no reason to stop serving
+            sys.stderr.write(formatter.format(record) + "\n")
             sys.stderr.flush()
-        except OSError:
-            pass  # a closed terminal is no reason to stop serving
 
 
-@contextmanager
+@contextlib.contextmanager
 def logging_to_stderr(level: str, format_name: str) -> Iterator[None]:
-    """Log to stderr from a thread of its own for as long as the block lasts. `format_name`: see settings."""
+    """Log to stderr from a thread of its own for as long as the block lasts. `format_name`: see settings.
+
+    Leaving it waits at most FLUSH_TIMEOUT_S for a reader of stderr that has stopped reading.
+    """
     json_lines = format_name == "json" or (format_name == "auto" and not sys.stderr.isatty())
-    handler = _StderrHandler()
-    handler.setFormatter(JsonFormatter() if json_lines else ConsoleFormatter())
-    records: queue.Queue[logging.LogRecord] = queue.Queue(LOG_QUEUE_MAX_RECORDS)
-    listener = logging.handlers.QueueListener(records, handler)
+    formatter = JsonFormatter() if json_lines else ConsoleFormatter()
+    records: queue.Queue[logging.LogRecord | None] = queue.Queue(LOG_QUEUE_MAX_RECORDS)
+    writer = threading.Thread(target=_write, args=(records, formatter), name="log", daemon=True)
     front = _BoundedQueueHandler(records)
     root = logging.getLogger()
     root.addHandler(front)
     root.setLevel(level.upper())
-    listener.start()
+    writer.start()
     try:
         yield
     finally:
         root.removeHandler(front)
-        listener.stop()
+        with contextlib.suppress(queue.Full):
+            records.put(None, timeout=FLUSH_TIMEOUT_S)
+            writer.join(FLUSH_TIMEOUT_S)

@@ -134,9 +134,9 @@ class Metrics:
         self.last_stats = None
 
     def tokens_per_second(self) -> float:
-        """Tokens generated a second, of all requests, over the last RATE_WINDOW_S."""
-        self._forget_old()
-        return sum(count for _, count in self._recent) / RATE_WINDOW_S
+        """Tokens generated a second, of all requests, over the last RATE_WINDOW_S. From any thread."""
+        oldest = time.monotonic() - RATE_WINDOW_S
+        return sum(count for at, count in list(self._recent) if at >= oldest) / RATE_WINDOW_S
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - RATE_WINDOW_S

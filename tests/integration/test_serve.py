@@ -1,6 +1,7 @@
 """The daemon as a process: start, signals, drain, exit status; the fake engine behind it."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -240,3 +241,38 @@ def test_a_model_of_a_newer_openvino_is_refused_and_of_an_older_one_is_told(tmp_
         assert done.returncode == (78 if "newer" in words else 1)
         assert all(word in done.stderr for word in words), done.stderr
         shutil.rmtree(directory)
+
+
+async def test_a_request_that_waits_when_the_engine_is_given_up_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "models"
+    install_fake(Store(broken))  # its files are no IR: the engine never gets ready
+    with serving(tmp_path, "--model", "fake", models__directory=broken, engine__start_attempts=2) as served:
+        async with aiohttp.ClientSession() as session:
+            peer = await connect(session, served.url)
+            await peer.chat("r1", "hello")
+            messages = await peer.until("error", "done")
+            assert (messages[-1]["id"], messages[-1]["code"]) == ("r1", "shutting_down")
+        assert await asyncio.to_thread(served.end) == 1
+
+
+async def test_connections_that_ask_for_nothing_are_bounded_and_dropped(tmp_path: Path) -> None:
+    with serving(tmp_path, "--pipeline", "fake", server__max_connections=1) as served:
+        url = served.url
+        host, port = url.removeprefix("http://").split(":")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(65)]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        assert (await reader.read(1000)).startswith(b"HTTP/1.1 503 ")
+        async with asyncio.timeout(30):  # the idle ones go after FIRST_REQUEST_S
+            assert await idle[0][0].read() == b""
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz") as response:
+            assert response.status == 200
+        for _, one in [*idle, (reader, writer)]:
+            one.close()
+            with contextlib.suppress(ConnectionError):  # the dropped ones were reset
+                await one.wait_closed()
+
+
+def test_modules_in_the_current_directory_are_not_imported_by_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('imported from the current directory')")
+    with serving(tmp_path, "--pipeline", "fake") as served:
+        assert served.worker_pid()

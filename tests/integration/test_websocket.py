@@ -209,7 +209,6 @@ async def test_a_reader_that_stops_reading_is_closed_with_1013(appliance: Applia
         word = "x" * 20_000
         for number in range(4):
             await peer.chat(f"r{number}", word, params={"max_tokens": 4000})
-        await until(lambda: appliance.daemon.dispatcher.running <= 1 and len(appliance.daemon.connections) <= 2)
         await until(lambda: any(c._closing is not None for c in appliance.daemon.connections))
         while (message := await peer.ws.receive()).type is aiohttp.WSMsgType.TEXT:
             pass
@@ -251,9 +250,42 @@ async def test_sockets_are_bounded() -> None:
         assert int(caught.value.headers["Retry-After"]) >= 1
 
 
+async def test_sockets_of_one_address_are_bounded() -> None:
+    async with running(settings(server={"max_connections_per_client": 2})) as appliance:
+        async with appliance.connect(), appliance.connect():
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await appliance.session.ws_connect(f"{appliance.url}/v1/ws")
+            assert caught.value.status == 503
+        await until(lambda: not appliance.daemon.connections)
+        async with appliance.connect():
+            pass
+
+
+async def test_a_burst_of_frames_is_answered_and_costs_no_reader_its_socket(appliance: Appliance) -> None:
+    async with appliance.connect() as peer:
+        for number in range(1000):
+            await peer.ws.send_str(f'{{"type":"ping","data":"{number}"}}')
+        assert [(await peer.receive())["data"] for _ in range(1000)] == [str(number) for number in range(1000)]
+
+
+async def test_a_page_that_points_its_own_name_at_us_may_not_connect(appliance: Appliance) -> None:
+    port = appliance.url.rsplit(":", 1)[1]
+    headers = {"Origin": f"http://evil.example:{port}", "Host": f"evil.example:{port}"}
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await appliance.session.ws_connect(f"{appliance.url}/v1/ws", headers=headers)
+    assert caught.value.status == 403
+
+
 @pytest.mark.parametrize(
     ("origin", "welcome"),
-    [("http://evil.example", False), ("null", False), ("https://kiosk.example", True), (None, True), ("own", True)],
+    [
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://[::1", False),
+        ("https://kiosk.example", True),
+        (None, True),
+        ("own", True),
+    ],
 )
 async def test_pages_from_elsewhere_may_not_connect(origin: str | None, welcome: bool) -> None:
     async with running(settings(server={"allowed_origins": ["https://kiosk.example"]})) as appliance:

@@ -51,6 +51,10 @@ BAD = [
     ("absurd seed", chat(params={"seed": 2**63}), "bad_request", "r1", "seed"),
     ("empty stop string", chat(params={"stop": [""]}), "bad_request", "r1", "stop[0]"),
     ("too many stop strings", chat(params={"stop": ["x"] * 9}), "bad_request", "r1", "8"),
+    ("an integer of 400 digits", chat(params={"seed": 10**400}), "bad_request", "r1", "seed"),
+    ("cancel with an id too long", '{"type":"cancel","id":"' + "x" * 9000 + '"}', "unknown_id", None, "xxx"),
+    ("a ping with a book in it", '{"type":"ping","data":"' + "x" * 9000 + '"}', "bad_request", None, "256"),
+    ("a field with a very long name", chat(**{"y" * 9000: 1}), "bad_message", "r1", "yyy"),
     ("a deadline of zero", chat(deadline_s=0), "bad_request", "r1", "deadline_s"),
     ("an absurd deadline", chat(deadline_s=1e9), "bad_request", "r1", "600"),
     ("resumable, not there yet", chat(resumable=True), "bad_request", "r1", "resumable"),
@@ -68,6 +72,7 @@ async def test_a_bad_message_is_answered_and_the_socket_goes_on(
         error = await peer.receive()
         assert (error["type"], error["code"], error["id"]) == ("error", code, request_id), error
         assert word in error["message"]
+        assert len(error["message"]) < 500
         assert error["retry_after_s"] is None
         await still_works(peer)
 

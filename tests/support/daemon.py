@@ -117,7 +117,7 @@ async def running(settings: Settings, model: ServedModel = FAKE_MODEL) -> AsyncI
     """A daemon that listens and supervises its engine; ended, with its worker, on leaving."""
     daemon = Daemon(settings, model)
     async with listening(daemon) as url, aiohttp.ClientSession() as session:
-        engine = asyncio.create_task(daemon.engine.run())
+        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher))
         try:
             yield Appliance(daemon, url, session)
         finally:

@@ -5,14 +5,15 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
+from appliance.config import EngineSettings
 from appliance.engine.base import EngineLimits
-from appliance.engine.client import EngineClient, Supervision
+from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Finish, Load, Step
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
 from tests.support.daemon import until
 
-SUPERVISION = Supervision(load_timeout_s=60, stall_timeout_s=30, start_attempts=2, restart_backoff_max_s=1)
+SUPERVISION = EngineSettings(load_timeout_s=60, stall_timeout_s=30, start_attempts=2, restart_backoff_max_s=1)
 
 
 def greedy(max_tokens: int, *stop: str) -> Sampling:
@@ -99,12 +100,11 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
-async def heard(load: Load, supervision: Supervision = SUPERVISION) -> AsyncIterator[Heard]:
+async def heard(load: Load, supervision: EngineSettings = SUPERVISION) -> AsyncIterator[Heard]:
     """A supervised engine, ready, and ended on leaving."""
     engine = EngineClient(load, supervision, Metrics())
     listener = Listener()
-    engine.listener = listener
-    task = asyncio.create_task(engine.run())
+    task = asyncio.create_task(engine.run(listener))
     try:
         both = Heard(engine, listener)
         ready = asyncio.create_task(both.ready())

@@ -80,10 +80,10 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(home: Path, *arguments: str, **settings: object) -> Iterator[Served]:
-    """`appliance serve` on a free port, logging JSON; killed on leaving where it still runs."""
-    command = [sys.executable, "-m", "appliance", "serve", "--port", "0", *arguments]
+    """`appliance serve`, started in `home`, on a free port, logging JSON; killed on leaving where it still runs."""
+    command = [sys.executable, "-P", "-m", "appliance", "serve", "--port", "0", *arguments]
     with subprocess.Popen(
-        command, env=environment(home, **settings), stderr=subprocess.PIPE, start_new_session=True
+        command, cwd=home, env=environment(home, **settings), stderr=subprocess.PIPE, start_new_session=True
     ) as process:
         try:
             yield Served(process)

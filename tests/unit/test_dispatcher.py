@@ -119,6 +119,7 @@ async def test_admission_counts_the_worst_case_in_blocks() -> None:
     first, _ = desk.running(prompt_tokens=100, max_tokens=150)  # 8 of 10 blocks
     second, sink = desk.running(prompt_tokens=33, max_tokens=32)  # 3 blocks: waits
     assert desk.engine.started() == [first.number]
+    await asyncio.sleep(0)
     assert sink.positions == [1]
     desk.finish(first)
     assert desk.engine.started() == [first.number, second.number]
@@ -155,10 +156,15 @@ async def test_turns_go_round_between_clients_and_positions_follow() -> None:
     running = [desk.running(prompt_tokens=10, max_tokens=1)[0] for _ in range(4)]
     a1, a1_sink = desk.running(client="a", prompt_tokens=10)
     _, a2_sink = desk.running(client="a", prompt_tokens=10)
+    await asyncio.sleep(0)
+    assert (a1_sink.positions, a2_sink.positions) == ([1], [2])
     b1, b1_sink = desk.running(client="b", prompt_tokens=10)
+    await asyncio.sleep(0)
     assert (a1_sink.positions, a2_sink.positions, b1_sink.positions) == ([1], [2, 3], [2])
     desk.finish(running[0])
+    await asyncio.sleep(0)
     desk.finish(running[1])
+    await asyncio.sleep(0)
     assert desk.engine.started()[4:] == [a1.number, b1.number]
     assert a2_sink.positions == [2, 3, 2, 1]
 
@@ -184,6 +190,28 @@ async def test_cancel_in_the_queue_ends_it_at_once() -> None:
     assert sink.ends == ["cancelled"]
     desk.finish(running[0])
     assert waiting.number not in desk.engine.started()
+
+
+async def test_cancel_in_the_queue_lets_those_behind_it_move_up() -> None:
+    desk = Desk()
+    desk.running(prompt_tokens=92, max_tokens=100)  # 6 of 10 blocks
+    large, _ = desk.running(prompt_tokens=100, max_tokens=150)  # 8: waits
+    small, small_sink = desk.running(prompt_tokens=10, max_tokens=10)  # 1: would fit, but waits its turn
+    await asyncio.sleep(0)
+    assert small_sink.positions == [2]
+    desk.dispatcher.cancel(large)
+    assert small.number in desk.engine.started()
+
+
+async def test_prompts_are_prepared_a_few_at_a_time_and_cancelled_ones_never() -> None:
+    desk = Desk()
+    tickets = [desk.submit()[0] for _ in range(5)]
+    assert [number for call, number in desk.engine.calls if call == "prepare"] == [1, 2]
+    desk.dispatcher.cancel(tickets[2])
+    desk.dispatcher.cancel(tickets[0])  # still with the engine, which will answer for it
+    desk.dispatcher.prompt_prepared(tickets[0].number, 10)
+    desk.dispatcher.request_rejected(tickets[1].number, "no")
+    assert [number for call, number in desk.engine.calls if call == "prepare"] == [1, 2, 4, 5]
 
 
 async def test_cancel_of_a_running_request_ends_with_the_engines_word() -> None:
@@ -240,10 +268,19 @@ async def test_a_lost_engine_fails_what_it_held_and_keeps_what_waited() -> None:
     assert running.number != preparing.number
 
 
+async def test_what_was_cancelled_when_the_engine_is_lost_ends_as_cancelled() -> None:
+    desk = Desk()
+    ticket, sink = desk.running()
+    desk.dispatcher.cancel(ticket)
+    desk.dispatcher.engine_lost(4)
+    assert sink.ends == ["cancelled"]
+
+
 async def test_before_the_engine_is_ready_requests_wait_and_know_their_place() -> None:
     desk = Desk(ready=False)
     first, first_sink = desk.submit()
     _, second_sink = desk.submit()
+    await asyncio.sleep(0)
     assert (first_sink.positions, second_sink.positions) == ([1], [2])
     desk.ready()
     desk.dispatcher.prompt_prepared(first.number, 10)
@@ -296,6 +333,7 @@ async def test_the_eta_comes_from_measured_answers() -> None:
         waiting = desk.dispatcher._queue
         for one in list(waiting):
             desk.dispatcher.prompt_prepared(one.number, 10)
+        await asyncio.sleep(0)
         for one in running:
             desk.finish(one)
         for number in desk.engine.started():

@@ -81,3 +81,14 @@ def test_text_ends_before_the_first_stop_string(text: str, stop: list[str], expe
 
 def test_nothing_that_may_be_a_stop_string_is_sent_early() -> None:
     assert stream([list(b"x\n"), list(b"\n"), list(b"y")], "\n\n") == ["x", "", "", ""]
+
+
+@given(
+    st.text("abc", min_size=1, max_size=12),
+    st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(2, 13),
+)
+def test_the_cut_does_not_depend_on_how_tokens_fall_into_steps(text: str, stop: list[str], size: int) -> None:
+    ids = list(text.encode())
+    one_by_one = "".join(stream([[i] for i in ids], *stop))
+    assert "".join(stream([ids[i : i + size] for i in range(0, len(ids), size)], *stop)) == one_by_one

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from typing import Any
 
 import openvino_genai as ov_genai
@@ -19,6 +20,7 @@ from appliance.engine.genai.text import Text
 from appliance.engine.ipc import Load
 from appliance.types import Sampling
 
+BEAT_S = 1.0
 TOKEN_WAIT_S = 0.01  # how long a step waits for a token, and so how late a command is heard
 
 
@@ -47,7 +49,8 @@ class _Generation:
         self.tokens: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self.streamer = _Streamer(self.tokens)
         self.ended: Ended | None = None
-        self._thread = threading.Thread(target=self._run, args=(pipeline, prompt, config), name="generate")
+        self.produced = 0
+        self._thread = threading.Thread(target=self._run, args=(pipeline, prompt, config), name="generate", daemon=True)
         self._thread.start()
 
     def _run(self, pipeline: Any, prompt: Prompt, config: Any) -> None:
@@ -58,6 +61,8 @@ class _Generation:
                 ended = Ended(FINISH.get(result.finish_reasons[0], "stop"))
         except RuntimeError as error:
             ended = Ended("cancelled", f"the engine failed: {reason(error)}")
+        except Exception as error:
+            ended = Ended("cancelled", f"the engine failed ({type(error).__name__})")
         self.ended = ended
         self.tokens.put([])  # wakes a waiting step()
 
@@ -69,6 +74,7 @@ class _Generation:
             while True:
                 ids += self.tokens.get_nowait()
         except queue.Empty:
+            self.produced += len(ids)
             return ids
 
     def join(self) -> None:
@@ -89,6 +95,7 @@ class OneAtATime:
             max_running_requests=1, kv_blocks=load.kv_cache_tokens // BLOCK_TOKENS, block_tokens=BLOCK_TOKENS
         )
         self._current: _Generation | None = None
+        self._beat_at = 0.0
 
     def start(self, request_id: int, prompt: Prompt, sampling: Sampling) -> None:
         """Generate on a thread of its own. Raises RequestRejected while another request runs."""
@@ -119,4 +126,15 @@ class OneAtATime:
             current.join()
             ended[current.request_id] = over
             self._current = None
-        return StepOutput({current.request_id: ids}, ended, None, None) if ids or ended else None
+        if ids or ended or self._beat_is_due(current):
+            return StepOutput({current.request_id: ids}, ended, None, None)
+        return None
+
+    def _beat_is_due(self, current: _Generation) -> bool:
+        """A prefill tells nothing of itself and may take minutes: until its first token an empty step is its sign of
+        life. Not once it is cancelled, as by its deadline: a prefill that is wedged must not look alive for ever.
+        """
+        if current.produced or current.streamer.cancelled.is_set() or time.monotonic() - self._beat_at < BEAT_S:
+            return False
+        self._beat_at = time.monotonic()
+        return True

@@ -1,0 +1,69 @@
+"""The listening socket: how many TCP connections, and how long one may say nothing. Knows no routes."""
+
+import asyncio
+import errno
+import resource
+from weakref import WeakSet
+
+from aiohttp import web
+
+from appliance.errors import StartError
+
+SPARE_CONNECTIONS = 64  # beyond WebSockets: probes, Prometheus, people
+KEEPALIVE_S = 30.0  # between requests of one connection; aiohttp's default is an hour
+COUNT_AFTER_S = 0.05  # a connection is counted by aiohttp once it is made, which is soon
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+FIRST_REQUEST_S = 10.0  # from connecting to a whole request; a connection that sends none is dropped
+
+
+class Doorkeeper:
+    """Makes a protocol for each TCP connection, and turns away those that are too many or say nothing."""
+
+    def __init__(self, server: web.Server, asked: WeakSet[asyncio.BaseTransport], max_connections: int) -> None:
+        """`asked`: the connections that have sent a request."""
+        self._server = server
+        self._asked = asked
+        self._max_connections = max_connections
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """A protocol for one connection."""
+        handler = self._server()
+        loop = asyncio.get_running_loop()
+        loop.call_later(COUNT_AFTER_S, self._turn_away_if_too_many, handler)
+        loop.call_later(FIRST_REQUEST_S, self._drop_if_silent, handler)
+        return handler
+
+    def _turn_away_if_too_many(self, handler: web.RequestHandler) -> None:
+        transport = handler.transport
+        # In the order of their arrival: of a burst only those beyond the bound go.
+        if transport is not None and handler not in self._server.connections[: self._max_connections]:
+            if transport not in self._asked:
+                transport.write(TOO_MANY)
+            transport.close()
+
+    def _drop_if_silent(self, handler: web.RequestHandler) -> None:
+        transport = handler.transport
+        if transport is not None and transport not in self._asked:
+            transport.abort()
+
+
+async def listen(doorkeeper: Doorkeeper, host: str, port: int) -> asyncio.Server:
+    """Accept connections. Raises StartError, with the remedy, where the address can't be had."""
+    try:
+        return await asyncio.get_running_loop().create_server(doorkeeper, host, port)
+    except OSError as error:
+        raise StartError(_listen_error(host, port, error)) from error
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: each client is one, and a spawned worker needs some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _listen_error(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: end the program that has it, or set server.port (--port)"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs privileges: set server.port (--port) to 1024 or above"
+    return f"can't listen on {host} port {port} (server.host, server.port): {error.strerror or error}"
