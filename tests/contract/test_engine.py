@@ -1,5 +1,9 @@
 """What every pipeline keeps, behind the worker's channel: the fake and both real ones."""
 
+import os
+import signal
+
+import psutil
 import pytest
 
 from appliance.engine.ipc import Load
@@ -119,3 +123,19 @@ async def test_characters_come_whole(engine: Heard) -> None:
     texts = engine.listener.texts[request_id]
     assert "".join(texts)
     assert not any("\N{REPLACEMENT CHARACTER}" in text for text in texts)
+
+
+async def test_a_killed_worker_is_told_once_and_replaced(engine: Heard) -> None:
+    first = engine.engine.worker_pid
+    assert first is not None
+    request_id = await engine.begin(STORY.replace("2", "5"), greedy(2000))
+    await engine.grown(request_id)
+    os.kill(first, signal.SIGKILL)
+    await engine.ready(2)
+    assert engine.listener.losses == 1
+    assert request_id not in engine.listener.finished
+    assert "SIGKILL" in (engine.engine.last_loss or "")
+    again = await engine.begin("Hello", greedy(4))
+    assert (await engine.finish(again)).completion_tokens >= 1
+    assert engine.engine.worker_pid != first
+    assert not psutil.pid_exists(first)
