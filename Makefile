@@ -9,7 +9,7 @@ OTHER_SUITES := $(filter-out $(SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard t
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-# exec: a signal to this shell's process is one to the daemon, and make answers with the daemon's exit status.
+# exec: a signal to this shell's process is one to the daemon, and make ends well when the daemon does.
 serve: ## get a model, serve on http://127.0.0.1:8080 (ARGS="--port 9000")
 	@deploy/bootstrap.sh serve && $(BIN)/appliance models pull --preferred && exec $(BIN)/appliance serve $(ARGS)
 

@@ -12,7 +12,7 @@ AnswerSource = Literal["model", "faq", "cache", "fallback"]
 ROLES: frozenset[str] = frozenset({"system", "user", "assistant"})
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
     """One turn of a conversation; `role` is one of ROLES once a request has been validated."""
 
     role: str

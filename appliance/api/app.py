@@ -61,12 +61,20 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[[Daemon, str], None]) -> None:
+async def run_daemon(
+    settings: Settings,
+    model: ServedModel,
+    *,
+    announce: Callable[[Daemon, str], None],
+    check_model: Callable[[], object],
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
-    `announce` is called once the base URL is listened on. Raises StartError where the port can't be had or
-    the engine never gets ready.
+    `announce` is called once the base URL is listened on; `check_model`, on a thread, before an engine worker is
+    replaced. Raises StartError where the port can't be had or the engine never gets ready, and what `check_model`
+    raises.
     """
+    _quieten_aiohttp()
     allow_many_files()
     daemon = Daemon(settings, model)
     stop = asyncio.Event()
@@ -74,7 +82,7 @@ async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[
     async with listening(daemon) as url:
         log.info("listening", extra=fields(url=url, version=__version__, model=model.id))
         announce(daemon, url)
-        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher))
+        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, check_model))
         try:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +95,14 @@ async def run_daemon(settings: Settings, model: ServedModel, announce: Callable[
             daemon.engine.stop()
             await engine
     log.info("stopped", extra=fields())
+
+
+def _quieten_aiohttp() -> None:
+    """aiohttp logs what strangers send that is no HTTP, with a traceback and their bytes, after a 400 was sent.
+    What our own handlers raise is logged by our middleware.
+    """
+    for name in ("aiohttp.server", "aiohttp.web", "aiohttp.websocket"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def _drain(daemon: Daemon) -> None:

@@ -98,7 +98,7 @@ class Connection:
             return
         try:
             decoded = wire.decode_client_message(message.data)
-        except BadMessage as error:
+        except (BadMessage, BadRequest) as error:
             self._refuse(wire.id_of(message.data), error)
             return
         try:

@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from appliance.config import Settings
@@ -12,14 +13,15 @@ from appliance.types import ROLES, ChatRequest, Message, Sampling, ServedModel
 
 SEED_MAX = 2**63 - 1
 STOP_MAX_CHARS = 64
-# Beyond these no model answers sensibly; (least, is the least itself allowed, most).
-RANGES: dict[str, tuple[float, bool, float]] = {
-    "temperature": (0, True, 2),
-    "top_p": (0, False, 1),
-    "top_k": (0, True, 100_000),
-    "repetition_penalty": (0, False, 5),
-    "seed": (0, True, SEED_MAX),
+# Beyond these no model answers sensibly, and some engines divide by zero: (least, most).
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0.001, 1),
+    "top_k": (0, 100_000),
+    "repetition_penalty": (0.01, 5),
+    "seed": (0, SEED_MAX),
 }
+GREEDY_BELOW = 0.01  # a temperature so low only ever takes the likeliest token, or overflows
 
 
 def chat_request(chat: Chat, client: str, model: ServedModel, settings: Settings) -> ChatRequest:
@@ -27,11 +29,10 @@ def chat_request(chat: Chat, client: str, model: ServedModel, settings: Settings
     if chat.resumable:
         raise BadRequest("resumable requests are not supported by this version; leave `resumable` out")
     _check_messages(chat.messages, settings.limits.max_messages)
-    deadline_s = settings.dispatch.default_deadline_s if chat.deadline_s is UNSET else chat.deadline_s
-    if not 0 < deadline_s <= settings.dispatch.max_deadline_s:
-        raise BadRequest(
-            f"deadline_s is {deadline_s:g}; expected above 0 and at most {settings.dispatch.max_deadline_s:g}"
-        )
+    dispatch = settings.dispatch
+    deadline_s = _given(chat.deadline_s, min(dispatch.default_deadline_s, dispatch.max_deadline_s))
+    if not 0 < deadline_s <= dispatch.max_deadline_s:
+        raise BadRequest(f"deadline_s is {deadline_s:g}; expected above 0 and at most {dispatch.max_deadline_s:g}")
     return ChatRequest(
         client=client,
         messages=chat.messages,
@@ -77,12 +78,13 @@ def _sampling(params: ChatParams, model: ServedModel, settings: Settings) -> Sam
         seed=_given(params.seed, secrets.randbelow(SEED_MAX)),
         stop=tuple(_given(params.stop, ())),
     )
-    for name, (least, inclusive, most) in RANGES.items():
+    for name, (least, most) in RANGES.items():
         value = getattr(sampling, name)
-        if value > most or value < least or (value == least and not inclusive):
-            low = f"from {least:g}" if inclusive else f"above {least:g}"
-            raise BadRequest(f"{name} is {value}; expected {low} to {most}")
+        if not least <= value <= most:
+            raise BadRequest(f"{name} is {value}; expected from {least:g} to {most}")
     _check_stop(sampling.stop, settings.limits.max_stop)
+    if sampling.temperature < GREEDY_BELOW:
+        return msgspec.structs.replace(sampling, temperature=0)
     return sampling
 
 

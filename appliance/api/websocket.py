@@ -22,7 +22,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     server = daemon.settings.server
     origin = request.headers.get("Origin")
     if not origin_allowed(origin, request.host, server.allowed_origins):
-        return error_response(OriginRefused(f"origin {origin} may not connect; add it to server.allowed_origins"))
+        return error_response(OriginRefused(f"origin {origin!a} may not connect; add it to server.allowed_origins"))
     if daemon.dispatcher.draining:
         return error_response(ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5))
     if len(daemon.connections) >= server.max_connections:
@@ -38,7 +38,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         )
     ws = web.WebSocketResponse(
         heartbeat=server.heartbeat_s,
-        max_msg_size=server.max_message_bytes,
+        max_msg_size=server.max_message_bytes + 1,  # aiohttp refuses a message of just this size too
         compress=False,  # deltas are tiny; deflate would cost the small cores more than the LAN gains
         protocols=(SUBPROTOCOL,),
     )

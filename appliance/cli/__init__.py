@@ -1,5 +1,7 @@
 """The command line: one module a command. Knows how errors become one line and an exit status."""
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -46,8 +48,13 @@ def main() -> None:
         sys.exit(_say(error, error.exit_status))
     except ApplianceError as error:
         sys.exit(_say(error, 1))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered can't be written either
+        sys.exit(_say(f"can't write the output: {error.strerror}", 1))
 
 
-def _say(error: ApplianceError, status: int) -> int:
+def _say(error: ApplianceError | str, status: int) -> int:
     print(f"appliance: {error}", file=sys.stderr)
     return status

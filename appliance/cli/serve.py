@@ -1,6 +1,7 @@
 """`appliance serve`: settings and an installed model in, a running daemon out. Downloads nothing."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,11 @@ def serve(
     }
     effective = load(config, flags)
     settings = effective.settings
-    served = _choose_model(settings)
+    served, check = FAKE_MODEL, _nothing
+    if settings.engine.pipeline != "fake":
+        installed = _choose_model(settings)
+        served, check = served_model(installed), partial(_verify, installed)
+    check()
 
     import asyncio
 
@@ -61,21 +66,27 @@ def serve(
     from appliance.observability.logs import logging_to_stderr
 
     with logging_to_stderr(settings.logging.level, settings.logging.format):
-        asyncio.run(run_daemon(settings, served, announce))
+        asyncio.run(run_daemon(settings, served, announce=announce, check_model=check))
 
 
-def _choose_model(settings: "Settings") -> ServedModel:
-    """The preferred installed model, every byte of it verified. Raises ConfigError."""
-    if settings.engine.pipeline == "fake":
-        return FAKE_MODEL
+def _nothing() -> None:
+    """The fake has no files to check."""
+
+
+def _choose_model(settings: "Settings") -> "Installed":
+    """The preferred installed model. Raises ConfigError."""
     from appliance.config.paths import store_directory
     from appliance.models.store import Store
+
+    return Store(store_directory(settings.models.directory)).choose(settings.models.preferred)
+
+
+def _verify(installed: "Installed") -> None:
+    """Read every byte of the model. Raises ConfigError with the first thing that is wrong."""
     from appliance.models.verification import require_sound
 
-    chosen = Store(store_directory(settings.models.directory)).choose(settings.models.preferred)
-    for warning in require_sound(chosen.manifest, chosen.directory):
+    for warning in require_sound(installed.manifest, installed.directory):
         print(f"appliance: warning: {warning}", file=sys.stderr)
-    return served_model(chosen)
 
 
 def served_model(installed: "Installed") -> ServedModel:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from appliance.api.state import Daemon
 
 POLL_S = 0.1
+PLAIN: Any = {"highlight": False, "soft_wrap": True}
 
 
 def announce(daemon: Daemon, url: str) -> None:
@@ -27,4 +29,5 @@ async def _show_warm_up(daemon: Daemon, url: str) -> None:
             progress.update(bar, description=f"{daemon.engine.state} {daemon.model.id}")
             await asyncio.sleep(POLL_S)
     if daemon.engine.state == "ready":
-        console.print(f"{daemon.model.id} answers on {url}  (try: appliance chat; Ctrl-C stops)", highlight=False)
+        program = sys.argv[0] if sys.argv[0].endswith("appliance") else "appliance"
+        console.print(f"{daemon.model.id} answers on {url}  (Ctrl-C stops; try: {program} chat --url {url})", **PLAIN)

@@ -243,6 +243,8 @@ def _turned_away(error: aiohttp.WSServerHandshakeError, address: Address) -> Con
 
 def _in_words(error: Exception) -> str:
     """The operating system's own words where it has some: "Connection refused"."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS there; the appliance speaks plain http://"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -143,6 +143,8 @@ def expectation(section: str, key: str) -> str:
             return f"{noun}{low}{high}"
         case shapes.BoolType():
             return "true or false"
+        case shapes.VarTupleType(item_type=shapes.StrType(pattern=str())):
+            return "a list of origins, such as https://kiosk.example"
         case shapes.VarTupleType(min_length=least):
             return "a list of texts" + (f", at least {least}" if least else "")
         case shapes.StrType(min_length=least) if least:

@@ -6,7 +6,7 @@ from msgspec import Meta, Struct, field
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +22,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """WebSocket connections at once of one address."""
     max_message_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 1 << 20
     """Largest frame that a client may send; a larger one closes its socket with 1009."""
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
     """Browser origins, such as `https://kiosk.example`, that may connect besides the appliance's own pages."""
     heartbeat_s: Seconds = 20.0
     """Seconds between WebSocket pings; a peer without a pong for half of that again is dropped."""
@@ -48,7 +48,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_running_requests: Annotated[int, Meta(ge=1, le=256)] = 16
     """Requests that share a step (`llm` runs one whatever this says)."""
     default_max_tokens: Positive = 512
-    """`max_tokens` of a request that names none."""
+    """`max_tokens` of a request that names none; at most limits.max_tokens counts."""
     load_timeout_s: Seconds = 120.0
     """Seconds from the worker's start to ready; after that it is ended and started again."""
     stall_timeout_s: Seconds = 30.0
@@ -80,7 +80,7 @@ class DispatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_waiting_per_client: Annotated[int, Meta(ge=1, le=10_000)] = 16
     """Requests waiting, of one client address; one more is answered queue_full."""
     default_deadline_s: Seconds = 120.0
-    """Seconds from arrival to the end of the answer, for a request that names none."""
+    """Seconds from arrival to the end of the answer, for a request that names none; at most max_deadline_s counts."""
     max_deadline_s: Seconds = 600.0
     """Longest deadline that a request may name."""
 
@@ -88,7 +88,7 @@ class DispatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one client may ask for."""
 
-    max_tokens: Positive = 4096
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     """Largest `max_tokens` of a request."""
     max_live_requests: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Live requests on one socket; one more is answered rate_limited."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from appliance.config import DispatchSettings
 from appliance.dispatch.fair_queue import FairQueue
-from appliance.dispatch.speed import ServiceTime
+from appliance.dispatch.speed import Speed, retry_after_s, starts_s
 from appliance.dispatch.ticket import RequestSink, State, Ticket
 from appliance.engine.base import Engine, EngineLimits
 from appliance.engine.ipc import Step
@@ -63,7 +63,7 @@ class Dispatcher:
         self._positions_due = False
         self._running: dict[int, Ticket] = {}
         self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
-        self._service = ServiceTime()
+        self._speed = Speed()
         self._draining_s: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -128,15 +128,16 @@ class Dispatcher:
     def _check_room(self, client: str) -> None:
         if self._draining_s is not None:
             raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self._draining_s))
-        retry_after_s = self._service.retry_after_s(self._slots())
         if len(self._queue) >= self._settings.max_waiting:
             raise QueueFull(
-                f"{len(self._queue)} requests wait, which is all there is room for", retry_after_s=retry_after_s
+                f"{len(self._queue)} requests wait, which is all there is room for",
+                retry_after_s=retry_after_s(self._etas_s() or []),
             )
         own = self._queue.waiting_of(client)
         if own >= self._settings.max_waiting_per_client:
             raise QueueFull(
-                f"{own} of your requests wait, which is all one client may have", retry_after_s=retry_after_s
+                f"{own} of your requests wait, which is all one client may have",
+                retry_after_s=retry_after_s(self._etas_s() or []),
             )
 
     # ---- from the engine (EngineListener) ---------------------------------------------------------------
@@ -222,8 +223,16 @@ class Dispatcher:
                 self._preparing.add(ticket.number)
                 self._engine.prepare(ticket.number, ticket.request.messages)
 
-    def _slots(self) -> int:
-        return self._limits.max_running_requests if self._limits is not None else 1
+    def _etas_s(self) -> list[float] | None:
+        """Seconds until each waiting request starts, in order; None while it can't be told."""
+        if self._limits is None:
+            return None
+        running = [self._speed.remaining_s(t.max_tokens, t.completion_tokens) for t in self._running.values()]
+        waiting = [self._speed.remaining_s(t.request.sampling.max_tokens) for t in self._queue]
+        if None in running or None in waiting:
+            return None
+        slots = self._limits.max_running_requests
+        return starts_s([s for s in running if s is not None], [s for s in waiting if s is not None], slots)
 
     def _admit(self) -> None:
         """Start waiting requests, in order, while their worst case fits; the first that does not fit ends it."""
@@ -241,6 +250,7 @@ class Dispatcher:
             if blocks > free or len(self._running) >= limits.max_running_requests:
                 break
             ticket.blocks = blocks
+            ticket.max_tokens = max_tokens
             self._queue.served(ticket)
             self._running[ticket.number] = ticket
             self._engine.start(ticket.number, msgspec.structs.replace(sampling, max_tokens=max_tokens))
@@ -272,15 +282,15 @@ class Dispatcher:
     def _tell_positions(self) -> None:
         """Requests that wait for more than their own tokenization hear where they stand."""
         self._positions_due = False
-        slots = self._slots()
-        for position, ticket in enumerate(self._queue, start=1):
+        etas_s = self._etas_s()
+        for place, ticket in enumerate(self._queue):
             if ticket.state is State.WAITING or self._limits is None:
-                ticket.queued(position, self._service.eta_s(position, slots))
+                ticket.queued(place + 1, None if etas_s is None else round(etas_s[place], 1))
 
     def _ended(self, ticket: Ticket, outcome: str) -> None:
         timings = ticket.timings()
         if ticket.started_at is not None and outcome in ("stop", "length"):
-            self._service.add((timings.total_ms - timings.queue_ms) / 1000)
+            self._speed.add((timings.total_ms - timings.queue_ms) / 1000, max(1, ticket.completion_tokens))
         self._metrics.ended(outcome, timings, ticket.completion_tokens)
         log.info(
             "request ended",

@@ -49,6 +49,8 @@ class Ticket:
         self.prompt_tokens = 0
         self.blocks = 0
         """KV blocks that it may come to use, while it runs."""
+        self.max_tokens = request.sampling.max_tokens
+        """Most tokens of its answer; lowered at admission to what the context leaves."""
         self.position: int | None = None
         """Place in the queue that was last told, 1 is next."""
         self.cancelling = False

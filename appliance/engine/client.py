@@ -6,7 +6,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.base import EngineLimits, EngineListener, EngineState
@@ -35,7 +35,7 @@ from appliance.types import Message, Sampling
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.25
-STEADY_S = 60.0  # a worker that was ready this long starts the backoff anew
+STEADY_S = 10.0  # a worker that was ready this long starts the backoff anew
 TYPICAL_START_S = 4.0  # import, load and warm-up of a 0.5B model
 
 
@@ -100,8 +100,12 @@ class EngineClient:
 
     # ---- supervision ------------------------------------------------------------------------------------
 
-    async def run(self, listener: EngineListener) -> None:
-        """Keep a worker until `stop`. Raises StartError where none ever got ready in `start_attempts`."""
+    async def run(self, listener: EngineListener, check_model: Callable[[], object] = lambda: None) -> None:
+        """Keep a worker until `stop`. Raises StartError where none ever got ready in `start_attempts`.
+
+        `check_model` runs on a thread, in the pause before a worker is replaced; what it raises ends `run`: a model
+        that was damaged under a running daemon would only make one worker after another fail, or answer nonsense.
+        """
         self._listener = listener
         failures = 0
         while not self._stopping.is_set():
@@ -115,9 +119,11 @@ class EngineClient:
             log.error("engine worker lost", extra=fields(reason=reason, backoff_s=self._backoff_s))
             if not self._ever_ready and failures >= self._settings.start_attempts:
                 raise StartError(f"the engine did not get ready in {failures} attempts; the last: {reason}")
+            check = asyncio.create_task(asyncio.to_thread(check_model))
             with contextlib.suppress(TimeoutError):
                 pause_s = self._backoff_s * random.uniform(0.8, 1.2)  # noqa: S311 # no secret
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await check
             self._backoff_s = min(self._backoff_s * 2, self._settings.restart_backoff_max_s)
         self._state = "stopped"
 

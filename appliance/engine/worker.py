@@ -34,6 +34,7 @@ from appliance.engine.text import Answer, advance_all
 from appliance.engine.warm_up import warm_up
 from appliance.types import EngineStats
 
+FATAL_MAX_CHARS = 500
 RSS_INTERVAL_S = 1.0  # reading it costs about as much as encoding a frame
 
 MakePipeline = Callable[[Load], tuple[Pipeline, dict[str, str]]]
@@ -80,7 +81,7 @@ class Worker:
         except (BrokenPipeError, ConnectionResetError):
             return  # the front process is gone, and so is the reason to be here
         except Exception as error:
-            self._channel.send(Fatal(f"{type(error).__name__}: {error}"))
+            self._channel.send(Fatal(f"{type(error).__name__}: {' '.join(str(error).split())[:FATAL_MAX_CHARS]}"))
             raise
 
     def _load(self, load: Load) -> Pipeline:

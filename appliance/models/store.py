@@ -91,6 +91,11 @@ class Store:
             found = self.find(model_id)
             if found is not None:
                 return found
+        if len(preferred) == 1:
+            raise NoUsableModel(
+                f"model {preferred[0]} is not installed in {self.directory}{self._known()}; "
+                f"run: appliance models pull {preferred[0]}"
+            )
         raise NoUsableModel(
             f"no usable model: none of {', '.join(preferred)} (models.preferred) is installed in {self.directory}; "
             "run: appliance models pull --preferred"

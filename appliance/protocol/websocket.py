@@ -1,11 +1,12 @@
 """WebSocket protocol, version 1: the messages as tagged unions, and their JSON. See docs/protocol.md."""
 
-from typing import Any, Literal
+import json
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from appliance.errors import BadMessage
+from appliance.errors import BadMessage, BadRequest
 from appliance.types import AnswerSource, FinishReason, Message, Timings, Usage
 
 PROTOCOL_VERSION = 1
@@ -168,7 +169,7 @@ def decode_client_message(text: str) -> ClientMessage:
     """The message in one text frame.
 
     Raises BadMessage, with the reason in words for the sender: not JSON, nested too deep, an unknown type,
-    a missing, unknown or mistyped field.
+    a missing, unknown or mistyped field; BadRequest for a lone surrogate.
     """
     try:
         return _client_decoder.decode(text)
@@ -177,19 +178,30 @@ def decode_client_message(text: str) -> ClientMessage:
     except RecursionError:
         raise BadMessage("message is nested too deep") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        if _decode_leniently(text) is not None:
+            raise BadRequest("a text in the message has a lone surrogate, which is no character") from None
         raise BadMessage(f"message is not valid JSON: {error}") from None
 
 
 def id_of(text: str) -> str | None:
     """The id that a message which could not be decoded carries, where it has one that is well-formed."""
     try:
-        envelope = _envelope_decoder.decode(text)
+        request_id = _envelope_decoder.decode(text).id
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        request_id = (_decode_leniently(text) or {}).get("id")
+    return request_id if is_request_id(request_id) and request_id.isprintable() else None
+
+
+def _decode_leniently(text: str) -> dict[str, Any] | None:
+    """The object in a text that is JSON but for lone surrogates, which JavaScript sends for half an emoji."""
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return envelope.id if is_request_id(envelope.id) else None
+    return decoded if isinstance(decoded, dict) else None
 
 
-def is_request_id(value: object) -> bool:
+def is_request_id(value: object) -> TypeGuard[str]:
     """Whether `value` is a string of 1 to ID_MAX_CHARS characters."""
     return isinstance(value, str) and 1 <= len(value) <= ID_MAX_CHARS
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -276,3 +277,48 @@ def test_modules_in_the_current_directory_are_not_imported_by_the_worker(tmp_pat
     (tmp_path / "psutil.py").write_text("raise SystemExit('imported from the current directory')")
     with serving(tmp_path, "--pipeline", "fake") as served:
         assert served.worker_pid()
+
+
+async def test_a_model_that_is_damaged_under_a_running_daemon_ends_it_with_the_command_that_mends_it(
+    tmp_path: Path,
+) -> None:
+    model = install_fake(Store(tmp_path / "models"))  # its files are no IR, so that the worker fails and is replaced
+    settings = {"models__directory": tmp_path / "models", "engine__start_attempts": 100}
+    with serving(tmp_path, "--model", "fake", **settings) as served:
+        served.wait_for("engine worker lost")
+        damage_a_byte(model)
+        assert await asyncio.to_thread(served.end) == 78
+    assert any("run: appliance models pull --force fake" in line for line in served.plain), served.plain
+
+
+@pytest.mark.parametrize("command", [["config", "show"], ["models", "list", "--json"], ["version"]])
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path, command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *command],
+            env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "appliance: can't write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"GET / HTTP/1.1\r\nContent-Length: abc\r\n\r\n",
+        b"GET /the-secret-word\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nOrigin: http://\xff\xfe\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_and_leaves_no_trace_in_the_log(served: Served, rubbish: bytes) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(rubbish)
+    assert re.match(rb"HTTP/1\.[01] 4", await reader.read(12))
+    writer.close()
+    served.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(served.end) == 0
+    assert all(entry["level"] == "info" for entry in served.log), served.log
+    assert "the-secret-word" not in str(served.log) + str(served.plain)

@@ -128,6 +128,39 @@ async def test_a_deadline_ends_a_running_answer(appliance: Appliance) -> None:
         await until(lambda: appliance.daemon.dispatcher.running == 0)
 
 
+async def test_a_shorter_bound_shortens_the_default_deadline_and_length() -> None:
+    tight = settings(dispatch={"max_deadline_s": 0.3}, limits={"max_tokens": 7})
+    async with running(tight) as appliance, appliance.connect() as peer:
+        await appliance.ready()
+        await peer.chat("r1", "short")
+        _, done = await peer.answer("r1")
+        assert done["usage"]["completion_tokens"] == 7
+        await peer.chat("r2", "long fake:step-ms=200")
+        _, error = await peer.answer("r2")
+        assert error["code"] == "deadline_exceeded"
+
+
+async def test_a_message_of_just_the_largest_size_is_taken(appliance: Appliance) -> None:
+    async with appliance.connect() as peer:
+        most = peer.hello["limits"]["max_message_bytes"]
+        start, end = '{"type":"chat","id":"r1","messages":[{"role":"user","content":"', '"}],"params":{"max_tokens":1}}'
+        await peer.ws.send_str(start + "x" * (most - len(start) - len(end)) + end)
+        _, done = await peer.answer("r1")
+        assert done["type"] == "done"
+
+
+async def test_the_eta_of_a_waiting_request_is_about_what_it_waits() -> None:
+    async with running(settings(engine={"max_running_requests": 1})) as appliance, appliance.connect() as peer:
+        await appliance.ready()
+        await peer.chat("r0", "measured fake:step-ms=20", params={"max_tokens": 50})
+        await peer.until("done")
+        await peer.chat("r1", "measured fake:step-ms=20", params={"max_tokens": 50})
+        await peer.until("started")
+        await peer.chat("r2", "waits", params={"max_tokens": 1})
+        queued = (await peer.until("queued"))[-1]
+        assert 0.5 <= queued["eta_s"] <= 3, "50 steps of 20 ms are before it"
+
+
 async def test_a_full_queue_says_when_to_come_back() -> None:
     tight = settings(engine={"max_running_requests": 1}, dispatch={"max_waiting": 2, "max_waiting_per_client": 2})
     async with running(tight) as appliance, appliance.connect() as peer:

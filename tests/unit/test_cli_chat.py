@@ -164,7 +164,7 @@ async def test_nobody_listening_names_the_remedy(server: ScriptedServer, start: 
     status, out, err = await finish(await start("hi", "--url", server.url))
     assert (status, out) == (1, "")
     assert "Connection refused" in err
-    assert err.endswith("start it with: appliance serve\n")
+    assert err.endswith("Start it with: appliance serve, or say where it is: --url\n")
     assert err.count("\n") == 1
 
 

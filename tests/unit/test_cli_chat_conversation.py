@@ -353,7 +353,7 @@ async def test_lines_are_remembered_for_their_writer_only(
 async def test_a_conversation_needs_a_server(server: ScriptedServer, open_terminal: Open) -> None:
     await server.stop()
     terminal = await open_terminal("--url", server.url)
-    await terminal.expect("start it with: appliance serve\r\n")
+    await terminal.expect("or say where it is: --url\r\n")
     assert await terminal.ended() == 1
 
 

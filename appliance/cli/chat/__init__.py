@@ -24,10 +24,10 @@ def chat(
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.", metavar="TEXT")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 always takes the likeliest token.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this share."),
+        typer.Option(min=0.001, max=1, help="Sample from the likeliest tokens of this share."),
     ] = None,
     top_k: Annotated[
         int | None,

@@ -157,5 +157,5 @@ def in_words(error: ClientError) -> str:
     if retry_after_s is not None:
         return f"{error}; try again in {math.ceil(retry_after_s)} s"
     if isinstance(error, ConnectFailed) and not isinstance(error, UnsupportedProtocol):
-        return f"{error}; is it running? start it with: appliance serve"
+        return f"{error}; is it running there? Start it with: appliance serve, or say where it is: --url"
     return str(error)

@@ -102,6 +102,10 @@ class OneAtATime:
         if self._current is not None:
             raise RequestRejected("the engine runs one request at a time, and one is running")
         config = generation_config(self._load, sampling)
+        try:
+            config.validate()
+        except RuntimeError as error:
+            raise RequestRejected(f"the engine refused the request: {reason(error)}") from error
         self._current = _Generation(request_id, self._pipeline, prompt, config)
 
     def cancel(self, request_id: int) -> None:
