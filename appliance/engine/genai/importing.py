@@ -1,5 +1,6 @@
 """GGUF to IR, and the proof that an IR answers. Used by the conversion's own process only."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import openvino as ov
@@ -8,6 +9,7 @@ import openvino_tokenizers  # noqa: F401 # teaches ov.Core the operations of tok
 from openvino import opset13
 
 NO_TRUNCATION = 2**31 - 1
+NO_DEVICE = "NONE"  # the files are written before anything is compiled: for the CPU that takes as much memory again
 
 
 def convert_gguf(gguf: Path, directory: Path) -> None:
@@ -19,7 +21,10 @@ def convert_gguf(gguf: Path, directory: Path) -> None:
     link = directory / gguf.name
     link.symlink_to(gguf.resolve())
     try:
-        ov_genai.LLMPipeline(link, "CPU", enable_save_ov_model=True)
+        ov_genai.LLMPipeline(link, NO_DEVICE, enable_save_ov_model=True)
+    except RuntimeError as error:
+        if f'"{NO_DEVICE}" name is not registered' not in str(error):
+            raise
     finally:
         link.unlink()
     core = ov.Core()  # in this frame: its extensions must outlive every node of a model that it reads
@@ -68,3 +73,17 @@ def probe(directory: Path, eos_tokens: list[str], tokens: int = 8) -> dict[str, 
     config.max_new_tokens = tokens
     answer = str(pipeline.generate("Hello", config))
     return {"eos_token_ids": sorted(ids), "chat_template": bool(tokenizer.chat_template), "text": answer}
+
+
+def open_tokenizer(directory: Path) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
+    """encode and decode of the tokenizers in `directory`; neither adds anything."""
+    tokenizer = ov_genai.Tokenizer(directory)
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist()
+        return ids
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids))
+
+    return encode, decode

@@ -15,6 +15,10 @@ class Converted(Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...]
     weights: str
     """The IR's weights, for people: "INT4 asymmetric group 32 (105 M weights)"."""
+    recipe: str = ""
+    """The recipe that quantized them; empty where they are as in the source."""
+    parameters: int = 0
+    """How many weights there are, a tied matrix once; 0 where nobody counted."""
 
 
 class Built(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,17 +19,29 @@ from appliance.models.progress import Progress
 CONVERSION = ("-m", "appliance.engine.conversion")
 CONVERSION_TIMEOUT_S = 900.0  # 10 s for 135 M parameters on two desktop cores; a small mini-PC takes some times that
 FULL_DISK_BYTES = 1 << 20  # less than this left after a failed conversion: the disk is why
+T = TypeVar("T", bound=Struct)
+
 _IO_ERROR = "iostream error"  # what GenAI says of a full disk, with up to one tensor of room left
 
 
-class _Report(Struct):
-    """The child's last line."""
+class Report(Struct):
+    """A child's last line."""
 
     eos_token_ids: tuple[int, ...] = ()
     chat_template: bool = False
     text: str = ""
     weights: str = ""
+
+
+class _Error(Struct):
     error: str = ""
+
+
+class _Done(Struct, forbid_unknown_fields=True):
+    """How far a child is, in bytes."""
+
+    done: int
+    total: int
 
 
 def convert(
@@ -39,25 +53,45 @@ def convert(
     """
     progress.stage(f"{model.id}: converting")
     arguments = [*CONVERSION, "--", str(gguf), str(directory), *model.eos_tokens]
-    tail: list[str] = []
-    with open_child(arguments, os.environ) as child:
-        for line in child.lines():
-            progress.advance()
-            if line is not None:
-                tail = [*tail[1 - TAIL_LINES :], line]
-            if child.age_s > timeout_s:
-                raise ImportFailed(f"{model.id}: the conversion was ended after {timeout_s:g} s")
-        status = child.wait()
-    report = _report(tail)
-    if status != 0 or report is None or report.error:
-        reason = report.error if report is not None and report.error else _last_words(status, tail)
-        _raise_if_full(directory, gguf, reason)
-        raise ImportFailed(f"{model.id}: the conversion failed: {reason}")
-    _check(model, report)
+    report = run_child(arguments, model.id, progress, room=(directory, gguf), timeout_s=timeout_s, type=Report)
+    check_report(model, report)
     return Converted(eos_token_ids=report.eos_token_ids, weights=report.weights)
 
 
-def _check(model: CatalogModel, report: _Report) -> None:
+def run_child(
+    arguments: Sequence[str],
+    name: str,
+    progress: Progress,
+    *,
+    room: tuple[Path, Path],
+    timeout_s: float,
+    type: type[T],
+) -> T:
+    """Run a child of an import for at most `timeout_s` seconds and return what it reports.
+
+    `room`: where it writes, and a file as large as what it writes, to tell a full disk from other reasons.
+    Raises ImportFailed with the child's reason, and OSError (ENOSPC) where it left a full disk.
+    """
+    tail: list[str] = []
+    with open_child(arguments, os.environ) as child:
+        for line in child.lines():
+            done = _done(line)
+            progress.advance(done.done, done.total) if done else progress.advance()
+            if line is not None and not done:
+                tail = [*tail[1 - TAIL_LINES :], line]
+            if child.age_s > timeout_s:
+                raise ImportFailed(f"{name}: the conversion was ended after {timeout_s:g} s")
+        status = child.wait()
+    error = _decoded(tail, _Error)
+    report = _decoded(tail, type)
+    if status != 0 or report is None or (error and error.error):
+        reason = error.error if error and error.error else _last_words(status, tail)
+        _raise_if_full(*room, reason)
+        raise ImportFailed(f"{name}: the conversion failed: {reason}")
+    return report
+
+
+def check_report(model: CatalogModel, report: Report) -> None:
     if not report.text.strip():
         raise ImportFailed(f"{model.id}: the converted model generates no text")
     if not report.chat_template:
@@ -66,14 +100,23 @@ def _check(model: CatalogModel, report: _Report) -> None:
         raise ImportFailed(f"{model.id}: no token ends an answer: eos_tokens in the catalog name none that it has")
 
 
-def _report(tail: list[str]) -> _Report | None:
+def _decoded(tail: list[str], type: type[T]) -> T | None:
     for line in reversed(tail):
         if line.startswith("{"):
             try:
-                return msgspec.json.decode(line, type=_Report)
+                return msgspec.json.decode(line, type=type)
             except msgspec.DecodeError:
                 return None
     return None
+
+
+def _done(line: str | None) -> _Done | None:
+    if line is None or not line.startswith('{"done"'):
+        return None
+    try:
+        return msgspec.json.decode(line, type=_Done)
+    except msgspec.DecodeError:
+        return None
 
 
 def _last_words(status: int, tail: list[str]) -> str:

@@ -1,0 +1,138 @@
+"""GGUF of any quantization to a quantized IR, step by step, each in a child. Knows the steps' order and their needs.
+
+Reading, dequantizing, building and compressing are processes of their own so that none pays for the memory of the
+one before, and so that a file that crashes one of them ends in one line.
+"""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from appliance.models.catalog import CatalogModel
+from appliance.models.errors import MB, DiskFull, ImportFailed
+from appliance.models.gguf.facts import Facts
+from appliance.models.gguf.ggml import READ_BY_GENAI
+from appliance.models.importers import Converted
+from appliance.models.importers.gguf import Report, T, check_report, convert, run_child
+from appliance.models.progress import Progress
+from appliance.models.recipes import Recipe
+
+STEPS = ("-m", "appliance.models.steps")
+SCAN_TIMEOUT_S = 60.0
+STEP_TIMEOUT_S = 900.0  # for any size; a hundred times what 0.5 B parameters take on two desktop cores
+STEP_S_PER_MB = 1.0  # and so much more for each MB of F16
+F16_FILES = 2  # at the peak: the rewritten GGUF and the IR that GenAI makes of it
+F16_IN_MEMORY = 2.2  # copies that GenAI holds at its peak; 2.1 seen, besides the file itself, which the kernel can drop
+MARGIN_BYTES = 64 * MB
+
+
+class _Dequantized(Struct):
+    parameters: int
+    tied: int = 0
+
+
+class _Nothing(Struct):
+    """A step that has nothing to tell."""
+
+
+def scan(file: Path, name: str, progress: Progress) -> Facts:
+    """What the header of `file` says. Raises ImportFailed in one line, whatever the file holds."""
+    if not file.is_file():  # a pipe would keep whoever opens it waiting
+        raise ImportFailed(f"{name}: no such file: {file}")
+    progress.stage(f"{name}: reading the header")
+    arguments = [*STEPS, "scan", str(file)]
+    try:
+        return run_child(arguments, name, progress, room=(file.parent, file), timeout_s=SCAN_TIMEOUT_S, type=Facts)
+    except ImportFailed as error:
+        raise ImportFailed(str(error).replace("the conversion failed", "can't be imported")) from None
+
+
+class QuantizingConverter:
+    """A Converter that makes F16 of whatever the file holds and quantizes that by `recipe`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
+        """See Converter. Raises DiskFull before anything is written, besides."""
+        facts = scan(gguf, model.id, progress)
+        require_room(directory, facts.f16_bytes)
+        run = _Steps(model, directory, facts.f16_bytes, progress)
+        f16 = directory.parent / "f16.gguf"
+        dequantized = run.step("dequantizing", _Dequantized, "dequantize", str(gguf), str(f16))
+        if dequantized.tied:
+            progress.note(f"{model.id}: embedding and output matrix are one; the better copy of the two is taken")
+        run.step("converting", _Nothing, "build", str(f16), str(directory), str(facts.f16_bytes))
+        f16.unlink()
+        recipe = msgspec.json.encode(self._recipe).decode()
+        run.step(
+            f"quantizing ({self._recipe.name})", _Nothing, "compress", str(directory), recipe, str(facts.f16_bytes)
+        )
+        report = run.step("trying", Report, "prove", str(directory), str(gguf), *model.eos_tokens)
+        check_report(model, report)
+        return Converted(
+            eos_token_ids=report.eos_token_ids,
+            weights=report.weights,
+            recipe=self._recipe.name,
+            parameters=dequantized.parameters,
+        )
+
+
+def convert_copy(gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
+    """A Converter that leaves the weights as they are, of a copy: GenAI maps the file that it reads for writing.
+
+    Raises ImportFailed for types that GenAI does not read, and as `convert` does.
+    """
+    facts = scan(gguf, model.id, progress)
+    others = [name for name in facts.matrix_types if name not in READ_BY_GENAI]
+    if others:
+        raise ImportFailed(
+            f"{model.id}: GenAI does not read {', '.join(others)} itself; import it without --keep-quantization"
+        )
+    copy = directory.parent / "copy.gguf"
+    progress.stage(f"{model.id}: copying")
+    shutil.copyfile(gguf, copy)
+    converted = convert(copy, directory, model, progress)
+    copy.unlink()
+    return converted
+
+
+def require_room(directory: Path, f16_bytes: int) -> None:
+    """Raises DiskFull or ImportFailed where disk or memory can't hold what a conversion takes at its peak."""
+    needed = F16_FILES * f16_bytes + MARGIN_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise DiskFull(directory.parent.parent, needed, free)
+    memory = psutil.virtual_memory().available + psutil.swap_memory().free
+    wanted = int(F16_IN_MEMORY * f16_bytes)
+    if memory < wanted:
+        raise ImportFailed(
+            f"the conversion takes about {wanted // MB} MB of memory, {memory // MB} MB are free; "
+            "import it on a larger machine and copy the store"
+        )
+
+
+class _Steps:
+    """Runs the steps of one import."""
+
+    def __init__(self, model: CatalogModel, directory: Path, f16_bytes: int, progress: Progress) -> None:
+        self._model = model
+        self._directory = directory
+        self._progress = progress
+        self._timeout_s = STEP_TIMEOUT_S + STEP_S_PER_MB * f16_bytes / MB
+
+    def step(self, label: str, type: type[T], name: str, *arguments: str) -> T:
+        """Run one and return its report."""
+        self._progress.stage(f"{self._model.id}: {label}")
+        largest = max(self._directory.parent.rglob("*"), key=lambda path: path.stat().st_size)
+        return run_child(
+            [*STEPS, name, "--", *arguments],
+            self._model.id,
+            self._progress,
+            room=(self._directory, largest),
+            timeout_s=self._timeout_s,
+            type=type,
+        )
