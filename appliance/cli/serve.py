@@ -1,17 +1,22 @@
 """`appliance serve`: settings and an installed model in, a running daemon out. Downloads nothing."""
 
+import logging
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
     from appliance.config import Settings
+    from appliance.engine.memory import MemoryBudget
     from appliance.models.store import Installed
+
+log = logging.getLogger(__name__)
 
 FAKE_MODEL = ServedModel(
     id="fake",
@@ -58,14 +63,17 @@ def serve(
         installed = _choose_model(settings)
         served, check = served_model(installed), partial(_verify, installed)
     check()
+    budget = _budget(settings, served)
 
     import asyncio
 
     from appliance.api.app import run_daemon
     from appliance.cli.warm_up import announce
-    from appliance.observability.logs import logging_to_stderr
+    from appliance.observability.logs import fields, logging_to_stderr
 
     with logging_to_stderr(settings.logging.level, settings.logging.format):
+        if budget is not None:
+            log.info("memory budget", extra=fields(total_bytes=budget.total_bytes, **msgspec.structs.asdict(budget)))
         asyncio.run(run_daemon(settings, served, announce=announce, check_model=check))
 
 
@@ -87,6 +95,19 @@ def _verify(installed: "Installed") -> None:
 
     for warning in require_sound(installed.manifest, installed.directory):
         print(f"appliance: warning: {warning}", file=sys.stderr)
+
+
+def _budget(settings: "Settings", served: ServedModel) -> "MemoryBudget | None":
+    """What serving takes of memory; None for the fake. Raises ConfigError where the machine has less."""
+    if settings.engine.pipeline == "fake":
+        return None
+    from appliance.engine.memory import memory_budget, require_room
+    from appliance.observability.memory import memory_limit_bytes
+
+    tokens = settings.engine.kv_cache_tokens
+    budget = memory_budget(Path(served.directory), tokens)
+    require_room(budget, tokens, memory_limit_bytes())
+    return budget
 
 
 def served_model(installed: "Installed") -> ServedModel:
