@@ -55,6 +55,12 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds without a sign of progress while work is due; after that the worker is ended and started again."""
     start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     """Failures before the first ready after which the daemon gives up with exit status 1."""
+    failures_max: Annotated[int, Meta(ge=1, le=1000)] = 6
+    """Workers lost within failure_window_s after which only one is tried each retry_interval_s."""
+    failure_window_s: Seconds = 300.0
+    """Seconds over which lost workers are counted."""
+    retry_interval_s: Seconds = 300.0
+    """Seconds between two starts of a worker that failed failures_max times within failure_window_s."""
     restart_backoff_max_s: Seconds = 30.0
     """Longest pause between two starts of a worker that keeps failing."""
 

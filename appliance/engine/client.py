@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
@@ -108,6 +109,7 @@ class EngineClient:
         """
         self._listener = listener
         failures = 0
+        recent: deque[float] = deque()
         while not self._stopping.is_set():
             reason = await self._one_worker()
             if self._stopping.is_set():
@@ -116,16 +118,27 @@ class EngineClient:
             self.losses += 1
             self.last_loss = reason
             self._state = "restarting" if self._ever_ready else "loading"
-            log.error("engine worker lost", extra=fields(reason=reason, backoff_s=self._backoff_s))
+            pause_s = self._pause_s(recent)
+            log.error("engine worker lost", extra=fields(reason=reason, next_start_s=round(pause_s, 2)))
             if not self._ever_ready and failures >= self._settings.start_attempts:
                 raise StartError(f"the engine did not get ready in {failures} attempts; the last: {reason}")
             check = asyncio.create_task(asyncio.to_thread(check_model))
             with contextlib.suppress(TimeoutError):
-                pause_s = self._backoff_s * random.uniform(0.8, 1.2)  # noqa: S311 # no secret
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             await check
-            self._backoff_s = min(self._backoff_s * 2, self._settings.restart_backoff_max_s)
         self._state = "stopped"
+
+    def _pause_s(self, recent: deque[float]) -> float:
+        """Seconds until the next start; `recent`: when workers were lost, which this loss is added to."""
+        now = time.monotonic()
+        recent.append(now)
+        while recent[0] < now - self._settings.failure_window_s:
+            recent.popleft()
+        if len(recent) >= self._settings.failures_max:
+            return self._settings.retry_interval_s
+        pause_s = self._backoff_s * random.uniform(0.8, 1.2)  # noqa: S311 # no secret
+        self._backoff_s = min(self._backoff_s * 2, self._settings.restart_backoff_max_s)
+        return pause_s
 
     def stop(self) -> None:
         """Have `run` end the worker and return."""

@@ -1,6 +1,7 @@
 """What the supervisor promises when a worker dies, wedges or never gets ready, whatever the pipeline."""
 
 import os
+import time
 
 import msgspec
 import psutil
@@ -11,7 +12,7 @@ from appliance.errors import StartError
 from appliance.observability.metrics import Metrics
 from tests.contract.conftest import FAKE
 from tests.support.daemon import until
-from tests.support.engine import SUPERVISION, Listener, greedy, heard
+from tests.support.engine import SUPERVISION, Heard, Listener, greedy, heard
 
 STORY = "Write a very long story about the sea fake:step-ms=5"
 
@@ -61,3 +62,25 @@ async def test_stop_leaves_no_process() -> None:
         await engine.begin(STORY, greedy(5000))
     assert engine.engine.state == "stopped"
     assert not psutil.pid_exists(pid)
+
+
+async def test_an_engine_that_keeps_failing_is_tried_again_at_a_long_interval() -> None:
+    often = msgspec.structs.replace(SUPERVISION, failures_max=2, retry_interval_s=2.0)
+    lost_at = 0.0
+    async with heard(FAKE, often) as engine:
+        for times in (2, 3):
+            lost_at = time.monotonic()
+            await engine.begin("fake:crash", greedy(3))
+            await until(lambda: engine.engine.state == "restarting")
+            assert "exit status 70" in (await told(engine))
+            await engine.ready(times)
+        assert time.monotonic() - lost_at >= 2.0, "the second loss was followed by another quick start"
+        again = await engine.begin("Hello", greedy(2))
+        assert (await engine.finish(again)).completion_tokens == 2
+
+
+async def told(engine: Heard) -> str:
+    """The reason of a loss, which is known once the process is seen gone."""
+    losses = engine.listener.losses
+    await until(lambda: engine.engine.losses == losses)
+    return engine.engine.last_loss or ""
