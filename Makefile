@@ -17,7 +17,7 @@ test: environment ## unit, contract, integration and SmolLM2 tests (ARGS="-k nam
 	@[ -n "$$APPLIANCE_TEST_GGUF" ] || echo "left out: tests of the Qwen model, as APPLIANCE_TEST_GGUF names no GGUF file"
 	@$(BIN)/pytest $(wildcard $(SUITES)) $(ARGS)
 
-test-all: environment ## the suites that are not in test
+test-all: environment ## the suites that are not in test: imports that take a minute each
 	@$(if $(OTHER_SUITES),$(BIN)/pytest $(OTHER_SUITES) $(ARGS),echo "test-all: there are no suites besides those of make test")
 
 check: environment ## format, lint, types, layers, spelling, YAML, shell, docs

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from appliance.models.progress import Progress, Silent
 from appliance.models.store import Store
 from appliance.types import ServedModel
 from tests.support.daemon import Appliance, running, settings
+
+# Whoever started the tests in the background may have had SIGINT ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMOLLM2 = "smollm2-135m-instruct"
 PULL_TIMEOUT_S = 600

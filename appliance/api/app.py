@@ -13,12 +13,19 @@ from aiohttp import WSCloseCode, web
 from appliance import __version__
 from appliance.api import system
 from appliance.api.keys import ASKED, DAEMON
-from appliance.api.listener import KEEPALIVE_S, SPARE_CONNECTIONS, Doorkeeper, allow_many_files, listen
+from appliance.api.listener import (
+    KEEPALIVE_S,
+    SPARE_CONNECTIONS,
+    Doorkeeper,
+    affordable_connections,
+    allow_many_files,
+    listen,
+)
 from appliance.api.middleware import errors_as_json, note_request
 from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
 from appliance.config import Settings
-from appliance.observability.logs import fields
+from appliance.observability.logs import Seldom, fields
 from appliance.types import ServedModel
 
 log = logging.getLogger(__name__)
@@ -50,7 +57,7 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
     try:
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
-        most = settings.max_connections + SPARE_CONNECTIONS
+        most = affordable_connections(settings.max_connections + SPARE_CONNECTIONS)
         server = await listen(Doorkeeper(runner.server, app[ASKED], most), settings.host, settings.port)
         try:
             port = server.sockets[0].getsockname()[1]
@@ -103,6 +110,7 @@ def _quieten_aiohttp() -> None:
     """
     for name in ("aiohttp.server", "aiohttp.web", "aiohttp.websocket"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(Seldom())  # a socket that can't be accepted is told at each turn of the loop
 
 
 async def _drain(daemon: Daemon) -> None:

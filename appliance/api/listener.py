@@ -9,6 +9,8 @@ from aiohttp import web
 
 from appliance.errors import StartError
 
+OWN_FILES = 40  # the event loop, a worker's pipes, /proc, and connections that are not counted yet
+BACKLOG = 16  # accepted in one go: few enough to be counted before the next
 SPARE_CONNECTIONS = 64  # beyond WebSockets: probes, Prometheus, people
 KEEPALIVE_S = 30.0  # between requests of one connection; aiohttp's default is an hour
 COUNT_AFTER_S = 0.05  # a connection is counted by aiohttp once it is made, which is soon
@@ -50,7 +52,7 @@ class Doorkeeper:
 async def listen(doorkeeper: Doorkeeper, host: str, port: int) -> asyncio.Server:
     """Accept connections. Raises StartError, with the remedy, where the address can't be had."""
     try:
-        return await asyncio.get_running_loop().create_server(doorkeeper, host, port)
+        return await asyncio.get_running_loop().create_server(doorkeeper, host, port, backlog=BACKLOG)
     except OSError as error:
         raise StartError(_listen_error(host, port, error)) from error
 
@@ -59,6 +61,12 @@ def allow_many_files() -> None:
     """Raise the soft limit of open files to the hard one: each client is one, and a spawned worker needs some."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def affordable_connections(wanted: int) -> int:
+    """`wanted`, or what the limit of open files leaves when the daemon's own are taken off it, >= 1."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, min(wanted, files - OWN_FILES))
 
 
 def _listen_error(host: str, port: int, error: OSError) -> str:

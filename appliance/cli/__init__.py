@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -43,15 +44,20 @@ def root(
 def main() -> None:
     """Entry point. What is the operator's to mend ends in one line on stderr and an exit status, no traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where what goes wrong with it can still be told
     except (ConfigError, StartError) as error:
         sys.exit(_say(error, error.exit_status))
     except ApplianceError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO):
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EPIPE):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered can't be written either
+        if error.errno == errno.EPIPE:
+            sys.exit(128 + signal.SIGPIPE)  # the reader had enough: not worth a word
         sys.exit(_say(f"can't write the output: {error.strerror}", 1))
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 FLUSH_TIMEOUT_S = 2.0
+SELDOM_S = 10.0
+SELDOM_MAX_EVENTS = 100
 LOG_QUEUE_MAX_RECORDS = 10_000  # a blocked terminal or journal costs lines, never the event loop
 
 
@@ -89,6 +91,28 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
         record.message = record.getMessage()
         record.msg, record.args = record.message, None
         return record
+
+
+class Seldom(logging.Filter):
+    """Lets an event through once in SELDOM_S, without its traceback, and tells how many were held back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log; events are told apart by their unformatted message."""
+        event = str(record.msg)
+        since, held = self._told.get(event, (-SELDOM_S, 0))
+        now = time.monotonic()
+        if now - since < SELDOM_S:
+            self._told[event] = (since, held + 1)
+            return False
+        if len(self._told) < SELDOM_MAX_EVENTS or event in self._told:
+            self._told[event] = (now, 0)
+        record.exc_info = record.exc_text = None
+        record.appliance_fields = {**_fields_of(record), "held_back_before": held}
+        return True
 
 
 def _write(records: "queue.Queue[logging.LogRecord | None]", formatter: logging.Formatter) -> None:

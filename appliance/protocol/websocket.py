@@ -178,7 +178,7 @@ def decode_client_message(text: str) -> ClientMessage:
     except RecursionError:
         raise BadMessage("message is nested too deep") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        if _decode_leniently(text) is not None:
+        if _has_lone_surrogate(_decode_leniently(text)):
             raise BadRequest("a text in the message has a lone surrogate, which is no character") from None
         raise BadMessage(f"message is not valid JSON: {error}") from None
 
@@ -192,8 +192,16 @@ def id_of(text: str) -> str | None:
     return request_id if is_request_id(request_id) and request_id.isprintable() else None
 
 
+def _has_lone_surrogate(decoded: dict[str, Any] | None) -> bool:
+    try:
+        json.dumps(decoded, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _decode_leniently(text: str) -> dict[str, Any] | None:
-    """The object in a text that is JSON but for lone surrogates, which JavaScript sends for half an emoji."""
+    """The object in a text that is JSON to Python, which takes NaN and lone surrogates (halves of emoji) too."""
     try:
         decoded = json.loads(text)
     except (ValueError, RecursionError):

@@ -283,12 +283,25 @@ async def test_a_model_that_is_damaged_under_a_running_daemon_ends_it_with_the_c
     tmp_path: Path,
 ) -> None:
     model = install_fake(Store(tmp_path / "models"))  # its files are no IR, so that the worker fails and is replaced
-    settings = {"models__directory": tmp_path / "models", "engine__start_attempts": 100}
-    with serving(tmp_path, "--model", "fake", **settings) as served:
+    store = tmp_path / "models"
+    with serving(tmp_path, "--model", "fake", models__directory=store, engine__start_attempts=100) as served:
         served.wait_for("engine worker lost")
         damage_a_byte(model)
         assert await asyncio.to_thread(served.end) == 78
     assert any("run: appliance models pull --force fake" in line for line in served.plain), served.plain
+
+
+def test_a_reader_of_standard_output_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", "config", "show"],
+            env=environment(tmp_path), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("command", [["config", "show"], ["models", "list", "--json"], ["version"]])
@@ -322,3 +335,22 @@ async def test_what_is_no_http_is_answered_and_leaves_no_trace_in_the_log(served
     assert await asyncio.to_thread(served.end) == 0
     assert all(entry["level"] == "info" for entry in served.log), served.log
     assert "the-secret-word" not in str(served.log) + str(served.plain)
+
+
+async def test_more_connections_than_open_files_leave_the_daemon_usable_and_the_log_short(tmp_path: Path) -> None:
+    limited = ["prlimit", "--nofile=72:72"]
+    with serving(tmp_path, "--pipeline", "fake", before=limited) as served:
+        url, worker = served.url, served.worker_pid()
+        host, port = url.removeprefix("http://").split(":")
+        flood = [await asyncio.open_connection(host, int(port)) for _ in range(150)]
+        os.kill(worker, signal.SIGKILL)
+        await asyncio.to_thread(served.wait_for, "engine ready")
+        for _, writer in flood:
+            writer.close()
+        async with aiohttp.ClientSession() as session:
+            peer = await connect(session, url)
+            await peer.chat("r1", "fine", params={"max_tokens": 1})
+            assert (await peer.answer("r1"))[0] == "fine "
+        served.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(served.end) == 0
+        assert len(served.log) + len(served.plain) < 40

@@ -36,6 +36,7 @@ BAD = [
     ("half an emoji at the end", '{"type":"chat","id":"r1","messages":[{"role":"user","content":"a\\ud83d"}]}',
      "bad_request", "r1", "surrogate"),
     ("a field that a message has not", chat(messages=[USER | {"name": "bob"}]), "bad_message", "r1", "name"),
+    ("NaN", '{"type":"chat","id":"r1","messages":[],"params":{"temperature":NaN}}', "bad_message", "r1", "JSON"),
     ("nested deep", '{"type":"chat","id":"r1","params":' + "[" * 100_000, "bad_message", None, ""),
     ("no messages", chat(messages=[]), "bad_request", "r1", "messages"),
     ("a role that does not exist", chat(messages=[{"role": "wizard", "content": "hi"}]), "bad_request", "r1", "wizard"),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,18 @@ class Served:
 def environment(home: Path, **settings: object) -> dict[str, str]:
     """An environment with an empty home, and settings as SECTION__KEY."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("APPLIANCE__", "XDG_"))}
+    kept.pop("PYTHONUNBUFFERED", None)  # operators have it not, and it hides what goes wrong at the last flush
     own = {f"APPLIANCE__{name.upper()}": str(value) for name, value in settings.items()}
     return kept | {"HOME": str(home)} | own
 
 
 @contextlib.contextmanager
-def serving(home: Path, *arguments: str, **settings: object) -> Iterator[Served]:
-    """`appliance serve`, started in `home`, on a free port, logging JSON; killed on leaving where it still runs."""
-    command = [sys.executable, "-P", "-m", "appliance", "serve", "--port", "0", *arguments]
+def serving(home: Path, *arguments: str, before: Sequence[str] = (), **settings: object) -> Iterator[Served]:
+    """`appliance serve`, started in `home`, on a free port, logging JSON; killed on leaving where it still runs.
+
+    `before`: a command to start it with, such as prlimit.
+    """
+    command = [*before, sys.executable, "-P", "-m", "appliance", "serve", "--port", "0", *arguments]
     with subprocess.Popen(
         command, cwd=home, env=environment(home, **settings), stderr=subprocess.PIPE, start_new_session=True
     ) as process:

@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -82,3 +83,17 @@ def test_a_reader_of_stderr_that_stops_reading_holds_nobody_up() -> None:
         os.close(reading)
         os.close(writing)
     assert done.stdout == b"left\n"
+
+
+def test_an_event_that_comes_at_each_turn_is_told_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    seldom = logs.Seldom()
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def passes(event: str) -> int | None:
+        record = logging.LogRecord("asyncio", logging.ERROR, "", 0, event, None, None)
+        return logs._fields_of(record)["held_back_before"] if seldom.filter(record) else None
+
+    assert [passes("no files"), passes("no files"), passes("other"), passes("no files")] == [0, None, 0, None]
+    clock[0] += 11
+    assert passes("no files") == 2

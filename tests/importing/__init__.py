@@ -1,0 +1,1 @@
+"""Imports that take a minute each."""
