@@ -1,6 +1,7 @@
 """From a validated request to its one terminal event: queue, admission, deadline, cancel. Knows no sockets."""
 
-from appliance.dispatch.dispatcher import Capacity, Dispatcher
+from appliance.dispatch.capacity import Capacity
+from appliance.dispatch.dispatcher import Dispatcher
 from appliance.dispatch.ticket import RequestSink, Ticket
 
 __all__ = ["Capacity", "Dispatcher", "RequestSink", "Ticket"]

@@ -9,9 +9,9 @@ import itertools
 import logging
 
 import msgspec
-from msgspec import Struct
 
 from appliance.config import DispatchSettings
+from appliance.dispatch.capacity import Capacity
 from appliance.dispatch.fair_queue import FairQueue
 from appliance.dispatch.speed import Speed, retry_after_s, starts_s
 from appliance.dispatch.ticket import RequestSink, State, Ticket
@@ -35,18 +35,6 @@ log = logging.getLogger(__name__)
 
 
 PREPARE_AHEAD = 2  # one under way and one behind it keep the tokenizer busy
-
-
-class Capacity(Struct, frozen=True, kw_only=True):
-    """What one request may take of the model and the KV cache, known before the engine is ready."""
-
-    context_tokens: int
-    kv_cache_tokens: int
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """The longest prompt that leaves room for one token of answer."""
-        return min(self.context_tokens, self.kv_cache_tokens) - 1
 
 
 class Dispatcher:
