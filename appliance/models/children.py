@@ -5,10 +5,13 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, cast
+
+from appliance.engine.orphan import PARENT_PID
 
 TICK_S = 0.2  # how late a deadline is noticed
 CLOSING_S = 10.0  # between the end of the output and that of the process
@@ -60,23 +63,53 @@ def open_child(arguments: Sequence[str], environ: Mapping[str, str]) -> Iterator
 
     Leaving the block kills the group, if anything of it is left, and waits for the child.
     """
-    process = subprocess.Popen(  # noqa: S603 # an argument list; what comes from a catalog is checked by its patterns
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(environ),
-        start_new_session=True,
-    )
-    output = cast("IO[bytes]", process.stdout)
+    process: subprocess.Popen[bytes] | None = None
     try:
-        yield Child(process, output)
+        with _signals_held():
+            process = subprocess.Popen(  # noqa: S603 # an argument list; what comes from a catalog has been checked
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**environ, PARENT_PID: str(os.getpid())},
+                start_new_session=True,
+            )
+        yield Child(process, cast("IO[bytes]", process.stdout))
     finally:
-        if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        output.close()
+        if process is not None:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill what is left of the child's process group; wait for the child."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """A signal that would raise an exception does so after the block: one inside Popen would leave a child that
+    nobody knows of. Does nothing off the main thread, where no signal is handled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    held = [number for number, handler in before.items() if callable(handler)]
+    for number in held:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number in held:
+            signal.signal(number, before[number])
+        if came:
+            signal.raise_signal(came[0])
 
 
 def describe_status(status: int) -> str:

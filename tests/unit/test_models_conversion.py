@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +110,35 @@ def test_leaving_the_block_ends_the_child_and_its_own_children() -> None:
     while (running_still := [pid for pid in line.split() if is_running(int(pid))]) and time.monotonic() < end:
         time.sleep(0.01)
     assert running_still == []
+
+
+@pytest.mark.parametrize("late", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_parent_that_ends_while_it_starts_a_child_leaves_none(tmp_path: Path, late: str) -> None:
+    """SIGTERM between fork and the end of Popen; with `late`, SIGKILL before the child could ask to end with it."""
+    script = f"""
+import os, signal, subprocess, sys
+from appliance.models.children import open_child, terminated_as_exception
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        print(self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        {late}
+
+subprocess.Popen = Interrupted
+errand = "import time; from appliance.engine import errand; time.sleep(1); errand.run_errand(lambda: time.sleep(60))"
+with terminated_as_exception(), open_child(["-c", errand], os.environ):
+    print("the block began")
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "the block began" not in done.stdout
+    child = int(done.stdout)
+    end = time.monotonic() + 30
+    while is_running(child) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(child)
 
 
 def is_running(pid: int) -> bool:
