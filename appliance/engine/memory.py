@@ -8,9 +8,9 @@ from msgspec import Struct
 from appliance.errors import ConfigError
 
 MIB = 1 << 20
-# Measured on OpenVINO 2026.4.1 (benchmarks/README.md): weights are there twice, as mapped from the file and as repacked
-# for the CPU; Python, OpenVINO and buffers take the rest.
-WEIGHT_COPIES = 2
+# Measured on OpenVINO 2026.4.1 (benchmarks/README.md): weights as repacked for the CPU; those mapped from the file are
+# released after the warm-up, and the kernel may take their pages at any time before. Python, OpenVINO and buffers take
+# the rest.
 OVERHEAD_BYTES = 320 * MIB  # of both processes
 SHARE = 0.95  # of the machine's or group's memory; the rest is the kernel's and the operator's shell's
 LEAST_TOKENS = 256  # what engine.kv_cache_tokens may be at least
@@ -48,7 +48,7 @@ def memory_budget(directory: Path, kv_cache_tokens: int) -> MemoryBudget:
     """What serving the model in `directory` takes. Raises OSError."""
     per_token = kv_bytes_per_token((directory / "openvino_model.xml").read_text("utf-8"))
     return MemoryBudget(
-        weights_bytes=WEIGHT_COPIES * (directory / "openvino_model.bin").stat().st_size,
+        weights_bytes=(directory / "openvino_model.bin").stat().st_size,
         kv_cache_bytes=per_token * kv_cache_tokens,
         overhead_bytes=OVERHEAD_BYTES,
         kv_bytes_per_token=per_token,

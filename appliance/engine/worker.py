@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -29,6 +30,7 @@ from appliance.engine.ipc import (
     TextDelta,
     WorkerChannel,
 )
+from appliance.engine.mapping import release_mapped
 from appliance.engine.orphan import end_with_parent
 from appliance.engine.text import Answer, advance_all
 from appliance.engine.warm_up import warm_up
@@ -91,6 +93,8 @@ class Worker:
         loaded = time.monotonic()
         self._channel.send(Loading("warming"))
         warm_up(pipeline)
+        if load.directory:
+            release_mapped(Path(load.directory))
         self._channel.send(
             Ready(
                 versions=versions,

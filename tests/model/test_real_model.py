@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -185,6 +186,16 @@ async def test_the_memory_budget_tells_the_kv_cache_exactly(real: Appliance, smo
         await ask(peer, "r1", "Hello", max_tokens=2)
     assert await real.metric("appliance_kv_cache_bytes") == budget.kv_cache_bytes
     assert await real.metric("appliance_engine_resident_memory_bytes") < budget.total_bytes
+
+
+@in_module
+async def test_the_weights_are_in_memory_once(real: Appliance, smollm2: ServedModel) -> None:
+    async with real.connect() as peer:
+        await ask(peer, "r1", "Hello", max_tokens=8)
+    worker = psutil.Process(real.daemon.engine.worker_pid)
+    weights = Path(smollm2.directory) / "openvino_model.bin"
+    (resident,) = [mapping.rss for mapping in worker.memory_maps() if mapping.path == str(weights.resolve())]
+    assert resident < weights.stat().st_size / 4  # what an answer reads of the mapped file comes back
 
 
 def test_a_kv_cache_beyond_the_machine_is_refused_with_one_that_fits(smollm2_store: Path, tmp_path: Path) -> None:

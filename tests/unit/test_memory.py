@@ -62,8 +62,8 @@ def test_the_budget_is_of_weights_cache_and_the_rest(tmp_path: Path) -> None:
     (tmp_path / "openvino_model.xml").write_text(ir(layers=24, heads=2, size=64))
     (tmp_path / "openvino_model.bin").write_bytes(bytes(1000))
     budget = memory_budget(tmp_path, 32_768)
-    assert (budget.weights_bytes, budget.kv_cache_bytes) == (2000, 239_075_328)
-    assert budget.total_bytes == 2000 + 239_075_328 + budget.overhead_bytes
+    assert (budget.weights_bytes, budget.kv_cache_bytes) == (1000, 239_075_328)
+    assert budget.total_bytes == 1000 + 239_075_328 + budget.overhead_bytes
 
 
 def test_a_setting_that_does_not_fit_is_refused_with_one_that_does() -> None:
