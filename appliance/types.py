@@ -75,6 +75,12 @@ class EngineStats(Struct, frozen=True, array_like=True):
     """0 to 1; None where the pipeline can't tell."""
     kv_cache_bytes: int | None
     rss_bytes: int
+    drafted: int = 0
+    """Tokens drafted from prompts in this step."""
+    drafted_right: int = 0
+    """Those of them that were right: tokens that took no step of their own."""
+    draft_gain: float | None = None
+    """Tokens a second with drafts over that without, for the load of the last seconds; None where nobody watches."""
 
 
 class GenerationDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

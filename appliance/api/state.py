@@ -53,6 +53,7 @@ class Daemon:
 
 def _load(settings: Settings, model: ServedModel) -> Load:
     engine = settings.engine
+    lookup = engine.prompt_lookup if engine.pipeline == "continuous_batching" else "off"
     return Load(
         pipeline=engine.pipeline,
         directory=model.directory,
@@ -62,4 +63,6 @@ def _load(settings: Settings, model: ServedModel) -> Load:
         kv_cache_tokens=engine.kv_cache_tokens,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_running_requests=engine.max_running_requests,
+        prompt_lookup=lookup != "off",
+        watch_drafts=lookup == "auto",
     )

@@ -47,6 +47,8 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Most prompt tokens computed in one step; smaller cancels sooner and stalls others less."""
     max_running_requests: Annotated[int, Meta(ge=1, le=256)] = 16
     """Requests that share a step (`llm` runs one whatever this says)."""
+    prompt_lookup: Literal["auto", "on", "off"] = "auto"
+    """Draft tokens from the prompt (`continuous_batching` only): `on` always, `auto` while that is faster."""
     default_max_tokens: Positive = 512
     """`max_tokens` of a request that names none; at most limits.max_tokens counts."""
     load_timeout_s: Seconds = 120.0

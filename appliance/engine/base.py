@@ -66,6 +66,8 @@ class Prompt(Struct, frozen=True):
 
     tokens: int
     ids: Any
+    kind: str = "free"
+    """What drafts expect of it, see drafts.kind_of."""
 
 
 class Ended(Struct, frozen=True):
@@ -83,6 +85,12 @@ class StepOutput(Struct, frozen=True):
     kv_cache_usage_ratio: float | None
     """0 to 1; None where the pipeline can't tell."""
     kv_cache_bytes: int | None
+    drafted: int = 0
+    """Tokens drafted from prompts in this step."""
+    drafted_right: int = 0
+    """Those of them that were right: tokens that took no step of their own."""
+    draft_gain: float | None = None
+    """See Drafts.gain; None where nobody watches."""
 
 
 class RequestRejected(Exception):

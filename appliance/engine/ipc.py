@@ -39,6 +39,10 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     kv_cache_tokens: int
     max_num_batched_tokens: int
     max_running_requests: int
+    prompt_lookup: bool = False
+    """Draft tokens from the prompt; `llm` has no such thing."""
+    watch_drafts: bool = False
+    """Tell in each step what drafts gain, or would gain."""
 
 
 class Prepare(Struct, frozen=True, tag="prepare"):

@@ -174,6 +174,9 @@ class Worker:
             kv_cache_usage_ratio=output.kv_cache_usage_ratio,
             kv_cache_bytes=output.kv_cache_bytes,
             rss_bytes=self._rss_bytes,
+            drafted=output.drafted,
+            drafted_right=output.drafted_right,
+            draft_gain=output.draft_gain,
         )
 
 

@@ -55,6 +55,9 @@ class Metrics:
         self._restarts = counter("engine_restarts", "Engine workers lost, by reason.", "reason")
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of started requests.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self._drafted = counter("draft_tokens", "Tokens drafted from prompts (engine.prompt_lookup).")
+        self._drafted_right = counter("draft_tokens_accepted", "Drafted tokens that were right, and took no step.")
+        self._draft_gain = gauge("draft_gain_ratio", "Speed with drafts over that without, lately; NaN: not known.")
         self._rate = gauge("generation_tokens_per_second", f"Tokens generated a second, last {RATE_WINDOW_S:g} s.")
         self._rate.set_function(self.tokens_per_second)
         self._kv_usage = gauge("kv_cache_usage_ratio", "Share of the KV cache in use; NaN where the engine can't tell.")
@@ -70,6 +73,7 @@ class Metrics:
         self._generation = histogram("request_generation_tokens", "Tokens of an answer.", TOKEN_COUNT_BUCKETS)
         self._kv_usage.set(math.nan)
         self._kv_bytes.set(math.nan)
+        self._draft_gain.set(math.nan)
         self._recent: deque[tuple[float, int]] = deque()
         self.last_stats: EngineStats | None = None
 
@@ -100,6 +104,9 @@ class Metrics:
         self._engine_rss.set(stats.rss_bytes)
         self._kv_usage.set(math.nan if stats.kv_cache_usage_ratio is None else stats.kv_cache_usage_ratio)
         self._kv_bytes.set(math.nan if stats.kv_cache_bytes is None else stats.kv_cache_bytes)
+        self._draft_gain.set(math.nan if stats.draft_gain is None else stats.draft_gain)
+        self._drafted.inc(stats.drafted)
+        self._drafted_right.inc(stats.drafted_right)
 
     def tokens(self, count: int, since_s: float | None) -> None:
         """One request grew by `count` tokens, `since_s` seconds after those before."""

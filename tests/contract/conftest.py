@@ -1,4 +1,4 @@
-"""The engine under contract: the fake, and both real pipelines."""
+"""The engine under contract: the fake, and both real pipelines, one of them with and without drafts."""
 
 from collections.abc import AsyncIterator
 
@@ -22,6 +22,7 @@ FAKE = Load(
 PIPELINES = [
     "fake",
     pytest.param("continuous_batching", marks=pytest.mark.model),
+    pytest.param("prompt_lookup", marks=pytest.mark.model),
     pytest.param("llm", marks=pytest.mark.model),
 ]
 
@@ -32,6 +33,8 @@ def load(request: pytest.FixtureRequest) -> Load:
     if request.param == "fake":
         return FAKE
     real: Load = request.getfixturevalue("real_load")
+    if request.param == "prompt_lookup":
+        return msgspec.structs.replace(real, pipeline="continuous_batching", prompt_lookup=True, watch_drafts=True)
     return msgspec.structs.replace(real, pipeline=request.param)
 
 

@@ -1,10 +1,13 @@
 """GenAI's ContinuousBatchingPipeline as a Pipeline: many requests share each step; step() holds the GIL."""
 
+import time
 from typing import Any
 
 import openvino_genai as ov_genai
+from msgspec.structs import replace
 
 from appliance.engine.base import Ended, EngineLimits, Prompt, RequestRejected, StepOutput
+from appliance.engine.drafts import Drafts
 from appliance.engine.genai.options import (
     BLOCK_TOKENS,
     FINISH,
@@ -16,6 +19,7 @@ from appliance.engine.genai.options import (
 )
 from appliance.engine.genai.text import Text
 from appliance.engine.ipc import Load
+from appliance.engine.ngram import NGRAM_MAX_TOKENS
 from appliance.types import Sampling
 
 
@@ -24,9 +28,12 @@ class ContinuousBatching:
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        lookup = {"prompt_lookup": True} if load.prompt_lookup else {}
         self._pipeline = ov_genai.ContinuousBatchingPipeline(
-            load.directory, scheduler_config(load), "CPU", properties(load)
+            load.directory, scheduler_config(load), "CPU", {**properties(load), **lookup}
         )
+        watched = load.prompt_lookup or load.watch_drafts
+        self._drafts = Drafts(drafting=load.prompt_lookup) if watched else None
         self._text = Text(self._pipeline.get_tokenizer())
         self.prepare, self.decode = self._text.prepare, self._text.decode
         self.limits = EngineLimits(
@@ -42,6 +49,10 @@ class ContinuousBatching:
         """Add the request to the scheduler."""
         try:
             config = generation_config(self._load, sampling)
+            if self._drafts is not None:
+                ids = prompt.ids.data[0].tolist()
+                config.num_assistant_tokens = self._drafts.start(request_id, prompt.kind, sampling.temperature, ids)
+                config.max_ngram_size = NGRAM_MAX_TOKENS
             self._handles[request_id] = self._pipeline.add_request(request_id, prompt.ids, config)
         except RuntimeError as error:
             raise RequestRejected(f"the engine refused the request: {reason(error)}") from error
@@ -59,7 +70,9 @@ class ContinuousBatching:
 
     def step(self) -> StepOutput:
         """One scheduler step."""
+        begun = time.perf_counter()
         self._pipeline.step()
+        step_s = time.perf_counter() - begun
         tokens: dict[int, list[int]] = {}
         ended: dict[int, Ended] = {}
         for request_id, handle in self._handles.items():
@@ -74,7 +87,11 @@ class ContinuousBatching:
         self._cancelled -= ended.keys()
         self._settling = 2 if self._handles else max(0, self._settling - 1)
         metrics = self._pipeline.get_metrics()
-        return StepOutput(tokens, ended, metrics.cache_usage / 100, metrics.cache_size_in_bytes)
+        output = StepOutput(tokens, ended, metrics.cache_usage / 100, metrics.cache_size_in_bytes)
+        if self._drafts is None:
+            return output
+        drafted, right = self._drafts.step(tokens, ended, step_s)
+        return replace(output, drafted=drafted, drafted_right=right, draft_gain=self._drafts.gain)
 
     @staticmethod
     def _read(handle: Any, ids: list[int]) -> Ended | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import openvino_genai as ov_genai
 
 from appliance.engine.base import Prompt, RequestRejected
+from appliance.engine.drafts import kind_of
 from appliance.engine.genai.options import reason
 from appliance.types import Message
 
@@ -29,7 +30,7 @@ class Text:
             ids = self._tokenizer.encode(text, add_special_tokens=False).input_ids
         except RuntimeError as error:
             raise RequestRejected(f"the model's chat template refused the messages: {reason(error)}") from error
-        return Prompt(tokens=ids.shape[1], ids=ids)
+        return Prompt(tokens=ids.shape[1], ids=ids, kind=kind_of(messages))
 
     def _as_text(self, content: str) -> str:
         """Content in which no control token is left, so that nobody can end a turn and speak as the system: an

@@ -1,0 +1,35 @@
+"""Whether the engine should draft from prompts, by what drafts gain. Knows gains and seconds; knows no engine.
+
+GenAI's pipeline for prompt lookup can't be told to draft nothing: each running request makes every step one token wider
+at least, which under load costs up to a third of the speed. So there are two kinds of worker, and one takes the other's
+place when the load has changed for a while.
+"""
+
+LOSS = 0.97  # a gain below this speaks against drafting
+WIN = 1.10  # and one above this for it
+LOSS_PATIENCE_S = 3.0  # of steps in which drafts cost more than they bring
+WIN_PATIENCE_S = 20.0
+LEAST_BETWEEN_S = 120.0  # changes: each loads a model beside the one that answers, and forgets its prefix cache
+
+
+class LookupMode:
+    """Decides; `drafting` is what the present worker does."""
+
+    def __init__(self, *, drafting: bool) -> None:
+        self.drafting = drafting
+        self._against_s = 0.0
+        self._changed_at: float | None = None
+
+    def watch(self, gain: float, step_s: float, now_s: float) -> bool:
+        """Take in a step of `step_s` seconds; True where the mode should change now. `changed` says that it has."""
+        speaks_against = gain < LOSS if self.drafting else gain > WIN
+        self._against_s = self._against_s + step_s if speaks_against else 0.0
+        if self._changed_at is not None and now_s - self._changed_at < LEAST_BETWEEN_S:
+            return False
+        return self._against_s >= (LOSS_PATIENCE_S if self.drafting else WIN_PATIENCE_S)
+
+    def changed(self, now_s: float) -> None:
+        """The other kind of worker answers from now on."""
+        self.drafting = not self.drafting
+        self._against_s = 0.0
+        self._changed_at = now_s
