@@ -54,7 +54,8 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     load_timeout_s: Seconds = 120.0
     """Seconds from the worker's start to ready; after that it is ended and started again."""
     stall_timeout_s: Seconds = 30.0
-    """Seconds without a sign of progress while work is due; after that the worker is ended and started again."""
+    """Seconds without progress (tokens, an end, a prefill that goes on) while work is due; after that the worker is
+    ended and started again."""
     start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     """Failures before the first ready after which the daemon gives up with exit status 1."""
     failures_max: Annotated[int, Meta(ge=1, le=1000)] = 6

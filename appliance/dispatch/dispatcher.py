@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
@@ -131,9 +132,16 @@ class Dispatcher:
     # ---- from the engine (EngineListener) ---------------------------------------------------------------
 
     def engine_ready(self, limits: EngineLimits) -> None:
-        """A fresh worker: everything that waits is prepared on it."""
+        """A worker to start requests on: everything that waits is prepared on it."""
         self._limits = limits
+        self._unprepare()
         self._prepare()
+
+    def engine_away(self) -> None:
+        """Start nothing until the engine is ready again; what waits goes on waiting."""
+        self._limits = None
+        self._unprepare()
+        self._positions_changed()
 
     def prompt_prepared(self, request_id: int, prompt_tokens: int) -> None:
         """The length is known: refuse what can never fit, start what fits now."""
@@ -182,22 +190,26 @@ class Dispatcher:
         if step.finished:
             self._admit()
 
-    def engine_lost(self, retry_after_s: float) -> None:
-        """Fail what the worker held; what merely waited goes on waiting for the next one."""
-        self._limits = None
-        held = [*self._running.values(), *(t for t in self._queue if t.state is State.PREPARING)]
-        self._running.clear()
-        self._preparing.clear()
-        for ticket in held:
+    def requests_lost(self, request_ids: Sequence[int], retry_after_s: float) -> None:
+        """Fail what a worker held that is gone."""
+        waiting = {ticket.number: ticket for ticket in self._queue}
+        for request_id in request_ids:
+            ticket = self._running.pop(request_id, None) or waiting.get(request_id)
+            if ticket is None:
+                continue  # cancelled while it was prepared
             self._queue.remove(ticket)
             if ticket.cancelling:
                 ticket.done("cancelled")
             ticket.failed(EngineRestarted("the engine stopped and is being restarted", retry_after_s=retry_after_s))
-        for ticket in self._queue:
-            ticket.state = State.NEW
-        self._positions_changed()
+        self._admit()
 
     # ---- within -----------------------------------------------------------------------------------------
+
+    def _unprepare(self) -> None:
+        """What waits was prepared by a worker that is not asked any more."""
+        self._preparing.clear()
+        for ticket in self._queue:
+            ticket.state = State.NEW
 
     def _prepare(self) -> None:
         """Have the next prompts tokenized, a few at a time: the others cost the engine nothing if they are cancelled,

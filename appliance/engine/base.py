@@ -26,7 +26,10 @@ class EngineListener(Protocol):
     """Told of everything that the engine does, from the event loop, in order."""
 
     def engine_ready(self, limits: EngineLimits) -> None:
-        """A worker has warmed up; it holds no request."""
+        """A worker has warmed up and takes requests from now on; those that wait are to be prepared on it."""
+
+    def engine_away(self) -> None:
+        """No worker takes requests until the next `engine_ready`. What runs goes on running, what waits waits."""
 
     def prompt_prepared(self, request_id: int, prompt_tokens: int) -> None:
         """Answers `prepare`."""
@@ -37,14 +40,14 @@ class EngineListener(Protocol):
     def step_done(self, step: Step) -> None:
         """Deltas and ends of started requests."""
 
-    def engine_lost(self, retry_after_s: float) -> None:
-        """The worker is gone, and every request that it held with it. A stop that was asked for is no loss."""
+    def requests_lost(self, request_ids: Sequence[int], retry_after_s: float) -> None:
+        """A worker is gone, and with it these, which it prepared or ran. A stop that was asked for is no loss."""
 
 
 class Engine(Protocol):
     """A supervised engine. Calls never block; what they lead to comes through the listener.
 
-    Between `engine_lost` and the next `engine_ready` calls are allowed and have no effect.
+    Between `engine_away` and the next `engine_ready`, `prepare` and `start` are allowed and have no effect.
     """
 
     @property
@@ -101,6 +104,8 @@ class Pipeline(Protocol):
     """Prompts in, token ids out, one step at a time, on one thread. Text is made of the ids outside it."""
 
     limits: EngineLimits
+    shows_prefill: bool
+    """Whether kv_cache_usage_ratio grows while a prompt is computed, so that a slow prefill is told from a stall."""
 
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """Render the chat template and tokenize. Raises RequestRejected."""

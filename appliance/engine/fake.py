@@ -5,7 +5,7 @@ matter to it but for max_tokens. Words in the last message steer it:
 `fake:stop-after=N` ends the answer after N tokens; `fake:step-ms=N` makes steps last N ms while it runs;
 `fake:bytes` gives one token a byte, so that characters come in pieces;
 `fake:reject` has the prompt refused; `fake:crash` ends the process in prefill; `fake:raise` raises in a step;
-`fake:wedge` never returns from a step.
+`fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them.
 """
 
 import os
@@ -38,6 +38,8 @@ class _Running:
 
 class FakePipeline:
     """The Pipeline contract, kept without OpenVINO."""
+
+    shows_prefill = True
 
     def __init__(self, load: Load) -> None:
         self.limits = EngineLimits(
@@ -90,6 +92,8 @@ class FakePipeline:
         return StepOutput(tokens, ended, used / self.limits.kv_blocks, used * BLOCK_TOKENS)
 
     def _advance(self, running: _Running) -> list[int]:
+        if "idle-steps" in running.steering:
+            return []
         if running.prefilled < running.prompt.tokens:
             running.prefilled = min(running.prompt.tokens, running.prefilled + self._batched_tokens)
             if running.prefilled < running.prompt.tokens:

@@ -91,6 +91,8 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     load_s: float
     warm_up_s: float
     rss_bytes: int
+    shows_prefill: bool
+    """Whether KV cache use in a Step grows while a prompt is computed."""
 
 
 class Prepared(Struct, frozen=True, tag="prepared"):

@@ -104,6 +104,7 @@ class Worker:
                 load_s=loaded - begun,
                 warm_up_s=time.monotonic() - loaded,
                 rss_bytes=self._process.memory_info().rss,
+                shows_prefill=pipeline.shows_prefill,
             )
         )
         return pipeline

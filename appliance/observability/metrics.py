@@ -135,6 +135,9 @@ class Metrics:
     def engine_lost(self, reason: str) -> None:
         """A worker is gone; `reason` is one word of few."""
         self._restarts.labels(reason).inc()
+
+    def engine_away(self) -> None:
+        """There is no worker to tell of."""
         self._engine_rss.set(0)
         self._kv_usage.set(math.nan)
         self._kv_bytes.set(math.nan)

@@ -22,11 +22,29 @@ async def test_a_wedged_worker_is_killed_and_replaced() -> None:
     async with heard(FAKE, quick) as engine:
         pid = engine.engine.worker_pid
         assert pid is not None
-        await engine.begin("fake:wedge", greedy(10))
+        request_id = await engine.begin("fake:wedge", greedy(10))
         await engine.ready(2)
-        assert engine.listener.losses == 1
+        assert engine.listener.lost == [request_id]
         assert "engine.stall_timeout_s" in (engine.engine.last_loss or "")
         assert not psutil.pid_exists(pid)
+
+
+async def test_steps_in_which_nothing_happens_are_a_stall() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, stall_timeout_s=0.5)
+    async with heard(FAKE, quick) as engine:
+        request_id = await engine.begin("fake:idle-steps fake:step-ms=5", greedy(10))
+        await until(lambda: engine.listener.lost == [request_id])
+        assert len(engine.listener.steps) > 10
+        assert "no progress" in (await told(engine))
+        await engine.ready(2)
+
+
+async def test_a_prefill_that_takes_longer_than_the_stall_timeout_is_no_stall() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, stall_timeout_s=1.0)
+    async with heard(FAKE, quick) as engine:
+        request_id = await engine.begin("word " * 4000 + "fake:step-ms=100", greedy(1))  # 32 steps
+        assert (await engine.finish(request_id)).completion_tokens == 1
+        assert engine.listener.lost == []
 
 
 async def test_an_idle_worker_is_not_taken_for_wedged() -> None:
@@ -34,7 +52,7 @@ async def test_an_idle_worker_is_not_taken_for_wedged() -> None:
     async with heard(FAKE, quick) as engine:
         prepared = await engine.prepare("waits longer than the stall timeout before it is started")
         with pytest.raises(TimeoutError):
-            await until(lambda: engine.listener.losses > 0, 2.5)
+            await until(lambda: engine.listener.away > 0, 2.5)
         engine.engine.start(prepared, greedy(3))
         assert (await engine.finish(prepared)).completion_tokens == 3
 
@@ -81,6 +99,6 @@ async def test_an_engine_that_keeps_failing_is_tried_again_at_a_long_interval() 
 
 async def told(engine: Heard) -> str:
     """The reason of a loss, which is known once the process is seen gone."""
-    losses = engine.listener.losses
+    losses = engine.listener.away
     await until(lambda: engine.engine.losses == losses)
     return engine.engine.last_loss or ""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.base import EngineLimits
@@ -34,7 +34,8 @@ class Listener:
         self.tokens: dict[int, int] = {}
         self.finished: dict[int, list[Finish]] = {}
         self.steps: list[Step] = []
-        self.losses = 0
+        self.away = 0
+        self.lost: list[int] = []
 
     def engine_ready(self, limits: EngineLimits) -> None:
         self.limits.append(limits)
@@ -54,9 +55,15 @@ class Listener:
         for finish in step.finished:
             self.finished.setdefault(finish.id, []).append(finish)
 
-    def engine_lost(self, retry_after_s: float) -> None:
+    def engine_away(self) -> None:
+        self.away += 1
+
+    def requests_lost(self, request_ids: Sequence[int], retry_after_s: float) -> None:
         assert retry_after_s >= 1
-        self.losses += 1
+        for request_id in request_ids:
+            assert request_id not in self.finished, "lost after its end"
+            assert request_id not in self.lost, "lost twice"
+            self.lost.append(request_id)
 
 
 class Heard:

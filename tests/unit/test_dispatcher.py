@@ -86,6 +86,10 @@ class Desk:
     def ready(self) -> None:
         self.dispatcher.engine_ready(EngineLimits(max_running_requests=4, kv_blocks=10, block_tokens=32))
 
+    def lose(self, *held: Ticket) -> None:
+        self.dispatcher.engine_away()
+        self.dispatcher.requests_lost([ticket.number for ticket in held], 4)
+
     def submit(self, client: str = "a", max_tokens: int = 32, deadline_s: float = 60) -> tuple[Ticket, Sink]:
         sink = Sink()
         sampling = Sampling(max_tokens=max_tokens, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
@@ -110,7 +114,7 @@ async def test_a_request_that_fits_starts_at_once_and_ends_once() -> None:
     desk.dispatcher.step_done(Step([TextDelta(ticket.number, "ris", 2)], [Finish(ticket.number, "stop", 3)], STATS))
     desk.finish(ticket)
     desk.dispatcher.cancel(ticket)
-    desk.dispatcher.engine_lost(1)
+    desk.lose(ticket)
     assert (sink.text, sink.ends, sink.usage) == ("Paris", ["stop"], Usage(32, 3))
 
 
@@ -258,7 +262,7 @@ async def test_a_lost_engine_fails_what_it_held_and_keeps_what_waited() -> None:
     running, running_sink = desk.running(prompt_tokens=100, max_tokens=150)
     waiting, waiting_sink = desk.running(prompt_tokens=100, max_tokens=100)
     preparing, preparing_sink = desk.submit()
-    desk.dispatcher.engine_lost(4)
+    desk.lose(running, preparing)
     assert running_sink.code == preparing_sink.code == "engine_restarted"
     assert waiting_sink.ends == []
     desk.ready()
@@ -272,7 +276,7 @@ async def test_what_was_cancelled_when_the_engine_is_lost_ends_as_cancelled() ->
     desk = Desk()
     ticket, sink = desk.running()
     desk.dispatcher.cancel(ticket)
-    desk.dispatcher.engine_lost(4)
+    desk.lose(ticket)
     assert sink.ends == ["cancelled"]
 
 

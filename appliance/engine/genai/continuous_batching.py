@@ -26,6 +26,8 @@ from appliance.types import Sampling
 class ContinuousBatching:
     """Many requests share each step (ContinuousBatchingPipeline); step() holds the GIL."""
 
+    shows_prefill = True
+
     def __init__(self, load: Load) -> None:
         self._load = load
         lookup = {"prompt_lookup": True} if load.prompt_lookup else {}

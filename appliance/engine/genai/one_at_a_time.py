@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from typing import Any
 
 import openvino_genai as ov_genai
@@ -20,7 +19,6 @@ from appliance.engine.genai.text import Text
 from appliance.engine.ipc import Load
 from appliance.types import Sampling
 
-BEAT_S = 1.0
 TOKEN_WAIT_S = 0.01  # how long a step waits for a token, and so how late a command is heard
 
 
@@ -49,7 +47,6 @@ class _Generation:
         self.tokens: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self.streamer = _Streamer(self.tokens)
         self.ended: Ended | None = None
-        self.produced = 0
         self._thread = threading.Thread(target=self._run, args=(pipeline, prompt, config), name="generate", daemon=True)
         self._thread.start()
 
@@ -74,7 +71,6 @@ class _Generation:
             while True:
                 ids += self.tokens.get_nowait()
         except queue.Empty:
-            self.produced += len(ids)
             return ids
 
     def join(self) -> None:
@@ -82,7 +78,9 @@ class _Generation:
 
 
 class OneAtATime:
-    """One request at a time (LLMPipeline): the simplest path. A prefill can't be cut short."""
+    """One request at a time (LLMPipeline): the simplest path. A prefill can't be cut short, and tells nothing."""
+
+    shows_prefill = False
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -95,7 +93,6 @@ class OneAtATime:
             max_running_requests=1, kv_blocks=load.kv_cache_tokens // BLOCK_TOKENS, block_tokens=BLOCK_TOKENS
         )
         self._current: _Generation | None = None
-        self._beat_at = 0.0
 
     def start(self, request_id: int, prompt: Prompt, sampling: Sampling) -> None:
         """Generate on a thread of its own. Raises RequestRejected while another request runs."""
@@ -130,15 +127,6 @@ class OneAtATime:
             current.join()
             ended[current.request_id] = over
             self._current = None
-        if ids or ended or self._beat_is_due(current):
+        if ids or ended:
             return StepOutput({current.request_id: ids}, ended, None, None)
         return None
-
-    def _beat_is_due(self, current: _Generation) -> bool:
-        """A prefill tells nothing of itself and may take minutes: until its first token an empty step is its sign of
-        life. Not once it is cancelled, as by its deadline: a prefill that is wedged must not look alive for ever.
-        """
-        if current.produced or current.streamer.cancelled.is_set() or time.monotonic() - self._beat_at < BEAT_S:
-            return False
-        self._beat_at = time.monotonic()
-        return True
