@@ -76,11 +76,17 @@ async def status(request: web.Request) -> web.Response:
                 "versions": ready.versions if ready else None,
                 "load_s": round(ready.load_s, 2) if ready else None,
                 "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
+                "canary": _canary(engine.canary),
                 "losses": engine.losses,
                 "last_loss": engine.last_loss,
             },
         }
     )
+
+
+def _canary(last: tuple[float, float] | None) -> dict[str, float] | None:
+    """The last proof that an idle engine works."""
+    return None if last is None else {"seconds": round(last[1], 3), "age_s": round(time.monotonic() - last[0], 1)}
 
 
 def _host_facts(worker_pid: int | None) -> tuple[Any, ...]:

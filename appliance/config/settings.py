@@ -56,6 +56,8 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stall_timeout_s: Seconds = 30.0
     """Seconds without progress (tokens, an end, a prefill that goes on) while work is due; after that the worker is
     ended and started again."""
+    canary_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    """Seconds without a token after which an idle engine is asked for one, to prove that it works; 0 never asks."""
     start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     """Failures before the first ready after which the daemon gives up with exit status 1."""
     failures_max: Annotated[int, Meta(ge=1, le=1000)] = 6

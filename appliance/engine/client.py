@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
@@ -41,6 +42,8 @@ class EngineClient:
         self._backoff = Backoff(settings)
         self._pause_s = 0.0
         self._ever_ready = False
+        self.canary: tuple[float, float] | None = None
+        """When the last canary was answered, on the monotonic clock, and seconds that it took; None before."""
         self.losses = 0
         """Workers lost since the start."""
         self.last_loss: str | None = None
@@ -177,6 +180,12 @@ class EngineClient:
                 self._listener.prompt_prepared(request_id, prompt_tokens)
             case Rejected(id=request_id, message=message):
                 self._listener.request_rejected(request_id, message)
+
+    def worker_proved(self, worker: WatchedWorker, canary_s: float) -> None:
+        """Count it."""
+        self.canary = (time.monotonic(), canary_s)
+        self._metrics.canary(canary_s)
+        log.debug("engine proved", extra=fields(pid=worker.pid, canary_s=round(canary_s, 3)))
 
     def worker_failed(self, worker: WatchedWorker, kind: FailureKind) -> None:
         """What it held is lost, and told at once."""

@@ -5,7 +5,8 @@ matter to it but for max_tokens. Words in the last message steer it:
 `fake:stop-after=N` ends the answer after N tokens; `fake:step-ms=N` makes steps last N ms while it runs;
 `fake:bytes` gives one token a byte, so that characters come in pieces;
 `fake:reject` has the prompt refused; `fake:crash` ends the process in prefill; `fake:raise` raises in a step;
-`fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them.
+`fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them;
+`fake:mute` has every later answer end without a token.
 """
 
 import os
@@ -51,6 +52,7 @@ class FakePipeline:
         self._running: dict[int, _Running] = {}
         self._words: dict[str, int] = {}
         self._texts: list[str] = []
+        self._mute = False
 
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """A token a word of all messages, and one for each role."""
@@ -80,10 +82,11 @@ class FakePipeline:
         tokens: dict[int, list[int]] = {}
         ended: dict[int, Ended] = {}
         for request_id, running in self._running.items():
-            if running.cancelled:
+            if running.cancelled or self._mute:
                 ended[request_id] = Ended("cancelled")
                 continue
             tokens[request_id] = self._advance(running)
+            self._mute = "mute" in running.steering
             if running.produced >= running.limit:
                 ended[request_id] = Ended("stop" if running.ends_with_stop else "length")
         for request_id in ended:

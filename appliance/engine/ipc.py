@@ -65,11 +65,15 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: int
 
 
+class Canary(Struct, frozen=True, tag="canary"):
+    """Answer a prompt of the worker's own with one token, before any later command; sent while nothing runs."""
+
+
 class Stop(Struct, frozen=True, tag="stop"):
     """End the worker; live requests are dropped."""
 
 
-Command = Load | Prepare | Start | Cancel | Stop
+Command = Load | Prepare | Start | Cancel | Canary | Stop
 
 
 # ---- worker to front -------------------------------------------------------------------------------------
@@ -134,13 +138,20 @@ class Step(Struct, frozen=True, tag="step"):
     stats: EngineStats
 
 
+class CanaryAnswer(Struct, frozen=True, tag="canary_answer"):
+    """Answers Canary: how many tokens came, which is 1 where all is well."""
+
+    tokens: int
+    rss_bytes: int
+
+
 class Fatal(Struct, frozen=True, tag="fatal"):
     """The worker ends after this; `message` is for the journal and the operator."""
 
     message: str
 
 
-Report = Loading | Ready | Prepared | Rejected | Step | Fatal
+Report = Loading | Ready | Prepared | Rejected | Step | CanaryAnswer | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: "msgspec.msgpack.Decoder[Command]" = msgspec.msgpack.Decoder(Command)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from appliance.engine.ipc import Prepared, Ready, Rejected, Report, Step
+from appliance.engine.ipc import CanaryAnswer, Prepared, Ready, Rejected, Report, Step
 
 # What a prefill is allowed that can't be watched (`llm`): a tenth of what two small cores do with a 0.5B model.
 SLOWEST_PREFILL_TOKENS_PER_S = 20.0
@@ -40,6 +40,8 @@ class Progress:
         self._generated_at = self._answered_at = clock()
         self._shows_prefill = True
         self._cache_ratio = 0.0
+        self._canary_at: float | None = None  # when the canary was asked that has not been answered yet
+        self._mute = False  # it was answered without a token
         self._filled = 0.0  # by how much cache use has risen since the last token or end
 
     def holds(self, request_id: int) -> bool:
@@ -70,11 +72,24 @@ class Progress:
         if request.state is _State.PREPARED:
             del self._requests[request_id]
 
+    def ask_canary(self) -> None:
+        """The worker was asked for a token of its own."""
+        self._canary_at = self._clock()
+
+    def unproved_s(self) -> float:
+        """Seconds since it last generated anything; 0 while it owes something, which proves it, or else its loss."""
+        return 0.0 if self.due or self._canary_at is not None else self._clock() - self._generated_at
+
     def note(self, report: Report) -> bool:
         """Take in what the worker says; False where it answers for a request that is no longer asked of it."""
         match report:
             case Ready(shows_prefill=shows_prefill):
                 self._shows_prefill = shows_prefill
+                self._generated_at = self._clock()
+            case CanaryAnswer(tokens=tokens):
+                self._canary_at = None
+                self._mute = not tokens
+                self._generated_at = self._clock()
             case Prepared(id=request_id, prompt_tokens=prompt_tokens):
                 return self._prepared(request_id, prompt_tokens)
             case Rejected(id=request_id):
@@ -112,6 +127,10 @@ class Progress:
     def stalled(self) -> str | None:
         """In words, what has been due for too long; None while all is well."""
         now = self._clock()
+        if self._mute:
+            return "a canary was answered without a token"
+        if self._canary_at is not None and now - self._canary_at > self._stall_s:
+            return f"a canary was not answered for {self._stall_s:g} s (engine.stall_timeout_s)"
         if self._in(_State.RUNNING):
             unseen = self._unseen_prefill_tokens()
             allowed_s = self._stall_s + unseen / SLOWEST_PREFILL_TOKENS_PER_S

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 from appliance.config import EngineSettings
 from appliance.engine.ipc import (
+    Canary,
+    CanaryAnswer,
     Cancel,
     ChannelError,
     Command,
@@ -43,6 +45,9 @@ class WorkerOwner(Protocol):
     def worker_reported(self, worker: "WatchedWorker", report: Step | Prepared | Rejected) -> None:
         """It has something of a request that it holds."""
 
+    def worker_proved(self, worker: "WatchedWorker", canary_s: float) -> None:
+        """It was idle, and has brought a token after so many seconds."""
+
     def worker_failed(self, worker: "WatchedWorker", kind: FailureKind) -> None:
         """It is lost, with `due`; told at once, since seeing its process gone may take seconds more."""
 
@@ -64,6 +69,7 @@ class WatchedWorker:
         """What it said of itself once it was warm."""
         self.ready_at = 0.0
         """On the monotonic clock, once it was ready."""
+        self._canary_asked_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -151,6 +157,9 @@ class WatchedWorker:
             case Ready():
                 self.ready, self.ready_at = report, time.monotonic()
                 self._owner.worker_ready(self, report)
+            case CanaryAnswer(tokens=tokens):
+                if tokens:
+                    self._owner.worker_proved(self, time.monotonic() - self._canary_asked_at)
             case Fatal(message=message):
                 self._why = message
 
@@ -163,6 +172,7 @@ class WatchedWorker:
         """Kill it when it does not get ready in time, or owes progress for too long."""
         load_s = self._settings.load_timeout_s
         look_s = min(LOOK_S, self._settings.stall_timeout_s / 4, load_s / 4)
+        canary_s = self._settings.canary_interval_s
         begun = looked_at = time.monotonic()
         late = False
         while not self._why:
@@ -179,6 +189,10 @@ class WatchedWorker:
             elif stalled is not None:
                 self._why = stalled
                 self._fail("stalled")
+            elif self.ready is not None and canary_s and self._progress.unproved_s() >= canary_s:
+                self._canary_asked_at = looked_at
+                self._progress.ask_canary()
+                process.send(Canary())
         process.kill()
 
     async def _stop_when_asked(self, process: WorkerProcess) -> None:

@@ -14,6 +14,8 @@ import psutil
 
 from appliance.engine.base import Pipeline, Prompt, RequestRejected, StepOutput
 from appliance.engine.ipc import (
+    Canary,
+    CanaryAnswer,
     Cancel,
     Command,
     Fatal,
@@ -33,7 +35,7 @@ from appliance.engine.ipc import (
 from appliance.engine.mapping import release_mapped
 from appliance.engine.orphan import end_with_parent
 from appliance.engine.text import Answer, advance_all
-from appliance.engine.warm_up import warm_up
+from appliance.engine.warm_up import generate, warm_up
 from appliance.types import EngineStats
 
 FATAL_MAX_CHARS = 500
@@ -143,6 +145,9 @@ class Worker:
                 self._prompts.pop(request_id, None)
                 if request_id in self._answers:
                     pipeline.cancel(request_id)
+            case Canary():
+                # To its end, so that a request which arrives meanwhile waits for one step and is taken by any pipeline.
+                self._channel.send(CanaryAnswer(generate(pipeline, 1), self._process.memory_info().rss))
 
     def _report(self, pipeline: Pipeline, output: StepOutput, step_s: float) -> None:
         grown = [request_id for request_id, ids in output.tokens.items() if ids]

@@ -69,6 +69,9 @@ class Metrics:
         self._queue_time = histogram("request_queue_time_seconds", "From arrival to the engine.", TTFT_BUCKETS_S)
         self._e2e = histogram("e2e_request_latency_seconds", "From arrival to the end.", REQUEST_BUCKETS_S)
         self._step = histogram("engine_step_seconds", "One engine step.", STEP_BUCKETS_S)
+        self._canary = histogram(
+            "canary_seconds", "From asking an idle engine for one token to its answer.", TTFT_BUCKETS_S
+        )
         self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", TOKEN_COUNT_BUCKETS)
         self._generation = histogram("request_generation_tokens", "Tokens of an answer.", TOKEN_COUNT_BUCKETS)
         self._kv_usage.set(math.nan)
@@ -126,6 +129,10 @@ class Metrics:
         if timings.ttft_ms is not None:
             self._ttft.observe(timings.ttft_ms / 1000)
             self._generation.observe(completion_tokens)
+
+    def canary(self, seconds: float) -> None:
+        """An idle engine has brought a token."""
+        self._canary.observe(seconds)
 
     def engine_ready(self, load_s: float, rss_bytes: int) -> None:
         """A worker has warmed up."""

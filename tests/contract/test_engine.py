@@ -3,12 +3,13 @@
 import os
 import signal
 
+import msgspec
 import psutil
 import pytest
 
 from appliance.engine.ipc import Load
 from tests.support.daemon import until
-from tests.support.engine import Heard, greedy
+from tests.support.engine import SUPERVISION, Heard, greedy, heard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -123,6 +124,23 @@ async def test_characters_come_whole(engine: Heard) -> None:
     texts = engine.listener.texts[request_id]
     assert "".join(texts)
     assert not any("\N{REPLACEMENT CHARACTER}" in text for text in texts)
+
+
+async def test_canaries_prove_an_idle_engine_and_disturb_no_request(load: Load) -> None:
+    async with heard(load, msgspec.structs.replace(SUPERVISION, canary_interval_s=0.05)) as engine:
+        begun = []
+        for _ in range(5):
+            await next_canary(engine)
+            begun.append(await engine.begin("Hello", greedy(3)))
+            assert (await engine.finish(begun[-1])).completion_tokens >= 1
+        assert sorted(engine.listener.finished) == sorted(engine.listener.tokens) == begun
+        assert engine.listener.rejected == {}
+        assert engine.listener.lost == []
+
+
+async def next_canary(engine: Heard) -> None:
+    last = engine.engine.canary
+    await until(lambda: engine.engine.canary != last)
 
 
 async def test_a_killed_worker_is_told_once_and_replaced(engine: Heard) -> None:

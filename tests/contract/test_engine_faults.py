@@ -1,6 +1,7 @@
 """What the supervisor promises when a worker dies, wedges or never gets ready, whatever the pipeline."""
 
 import os
+import signal
 import time
 
 import msgspec
@@ -55,6 +56,28 @@ async def test_an_idle_worker_is_not_taken_for_wedged() -> None:
             await until(lambda: engine.listener.away > 0, 2.5)
         engine.engine.start(prepared, greedy(3))
         assert (await engine.finish(prepared)).completion_tokens == 3
+
+
+async def test_an_idle_worker_that_is_stopped_is_found_out_by_its_canary() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, stall_timeout_s=0.5, canary_interval_s=0.2)
+    async with heard(FAKE, quick) as engine:
+        pid = engine.engine.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: engine.engine.state == "stalled")
+        assert "canary" in (await told(engine))
+        await engine.ready(2)
+        assert not psutil.pid_exists(pid)
+        again = await engine.begin("Hello", greedy(2))
+        assert (await engine.finish(again)).completion_tokens == 2
+
+
+async def test_an_idle_worker_that_brings_no_token_is_replaced() -> None:
+    quick = msgspec.structs.replace(SUPERVISION, canary_interval_s=0.2)
+    async with heard(FAKE, quick) as engine:
+        await engine.finish(await engine.begin("fake:mute", greedy(2)))
+        await engine.ready(2)
+        assert "without a token" in (engine.engine.last_loss or "")
 
 
 async def test_what_a_step_raises_is_the_reason_of_the_loss() -> None:

@@ -47,6 +47,32 @@ async def test_ready_tells_stalled_or_restarting_when_the_engine_wedges() -> Non
         await appliance.ready()
 
 
+async def test_an_idle_engine_that_is_stopped_is_told_by_ready_and_replaced() -> None:
+    quick = {"stall_timeout_s": 0.3, "canary_interval_s": 0.1}
+    async with running(settings(engine=quick)) as appliance, appliance.connect() as peer:
+        await appliance.ready()
+        await until(lambda: appliance.daemon.engine.canary is not None)
+        os.kill(appliance.daemon.engine.worker_pid or 0, signal.SIGSTOP)
+        reasons: set[str | None] = set()
+        while not reasons & {"stalled", "restarting"}:
+            reasons.add((await appliance.get("/readyz"))[1].get("reason"))
+        await appliance.ready()
+        await peer.chat("r1", "fine", params={"max_tokens": 1})
+        assert (await peer.answer("r1"))[0] == "fine "
+
+
+async def test_canaries_are_counted_apart_and_shown_in_the_status() -> None:
+    async with running(settings(engine={"canary_interval_s": 0.05})) as appliance:
+        await appliance.ready()
+        await until(lambda: appliance.daemon.engine.canary is not None)
+        canary = (await appliance.get("/v1/status"))[1]["engine"]["canary"]
+        assert canary["seconds"] >= 0
+        assert canary["age_s"] >= 0
+        assert await appliance.metric("appliance_canary_seconds_count") >= 1
+        for name in ("generation_tokens_total", "prompt_tokens_total", "engine_step_seconds_count"):
+            assert await appliance.metric(f"appliance_{name}") == 0
+
+
 async def test_metrics_count_what_was_done(appliance: Appliance) -> None:
     async with appliance.connect() as peer:
         for name in ("r1", "r2"):

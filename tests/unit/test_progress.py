@@ -1,6 +1,6 @@
 """What counts as progress of a worker, on a clock that the test turns."""
 
-from appliance.engine.ipc import Finish, Prepared, Ready, Rejected, Step, TextDelta
+from appliance.engine.ipc import CanaryAnswer, Finish, Prepared, Ready, Rejected, Step, TextDelta
 from appliance.engine.progress import SLOWEST_PREFILL_TOKENS_PER_S, Progress
 from appliance.types import EngineStats
 
@@ -149,3 +149,33 @@ def test_a_prompt_that_is_cancelled_while_it_is_tokenized_is_answered_for_and_th
     assert watched.progress.due == [1]
     assert watched.progress.note(Prepared(1, 10))
     assert not watched.progress.holds(1)
+
+
+def test_an_idle_worker_is_unproved_until_its_canary_is_answered() -> None:
+    watched = Watched()
+    watched.now += 60
+    assert watched.progress.unproved_s() == 60
+    watched.progress.ask_canary()
+    assert watched.progress.unproved_s() == 0
+    assert watched.fine_after(9)
+    watched.progress.note(CanaryAnswer(1, 1))
+    assert watched.fine_after(1000)
+
+
+def test_a_canary_without_an_answer_or_without_a_token_is_a_stall() -> None:
+    silent, mute = Watched(), Watched()
+    silent.progress.ask_canary()
+    assert silent.stalls_after(STALL_S)
+    mute.progress.ask_canary()
+    mute.progress.note(CanaryAnswer(0, 1))
+    assert mute.progress.stalled() is not None
+
+
+def test_who_runs_a_request_needs_no_canary() -> None:
+    watched = Watched()
+    watched.running(1)
+    watched.now += 9
+    assert watched.progress.unproved_s() == 0
+    watched.step(1, ended=(1,))
+    watched.now += 5
+    assert watched.progress.unproved_s() == 5
