@@ -56,10 +56,17 @@ class DuplicateId(RequestError):
 
 
 class UnknownId(RequestError):
-    """No live request of this socket has the id."""
+    """No live request of this socket has the id, or nothing can be resumed under it."""
 
     code = "unknown_id"
     http_status = 404
+
+
+class TakenOver(RequestError):
+    """The request goes on over another socket of its client, which has resumed it."""
+
+    code = "taken_over"
+    http_status = 409
 
 
 class PromptTooLong(RequestError):

@@ -98,6 +98,7 @@ async def run_daemon(
                 await _drain(daemon)
         finally:
             await daemon.dispatcher.drain(0)  # whatever ends the daemon, each request has its terminal event first
+            daemon.keeper.close()  # so that no socket is opened for what is kept
             await _close_connections(daemon)
             daemon.engine.stop()
             await engine

@@ -5,11 +5,13 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Callable
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from appliance import __version__
+from appliance.api.clients import client_of
+from appliance.api.events import Event, Messages, error_message
+from appliance.api.kept_answer import Delivery, KeptAnswer
 from appliance.api.outbox import Outbox
 from appliance.api.requests import chat_request
 from appliance.api.state import Daemon
@@ -17,26 +19,25 @@ from appliance.dispatch import Ticket
 from appliance.errors import BadMessage, BadRequest, DuplicateId, InternalError, RateLimited, RequestError, UnknownId
 from appliance.observability.logs import fields
 from appliance.protocol import websocket as wire
-from appliance.types import FinishReason, Timings, Usage
 
 log = logging.getLogger(__name__)
 
 PING_MAX_CHARS = 256
-ERROR_MAX_CHARS = 400
 SEND_BUFFER_BYTES = 1 << 16  # of the kernel, for one client: what is beyond waits in the bounded outbox
 FLUSH_POLL_S = 0.05
 CLOSE_TIMEOUT_S = 2.0  # for a peer to take the close frame; then the connection is aborted
 
 
 class Connection:
-    """Reads until the socket ends; then what it asked for is cancelled."""
+    """Reads until the socket ends; then what it asked for is cancelled, or kept where it is resumable."""
 
     def __init__(self, daemon: Daemon, ws: web.WebSocketResponse, request: web.Request) -> None:
         self._daemon = daemon
         self._ws = ws
         self._transport = request.transport
-        self.client = request.remote or "unknown"
+        self.client = client_of(request)
         """Whom bounds count for."""
+        self._session = secrets.token_urlsafe(24)
         self._live: dict[str, Ticket] = {}
         self._outbox = Outbox(ws, daemon.settings.server.outbox_max_messages, self._too_slow)
         self._closing: asyncio.Task[None] | None = None
@@ -48,14 +49,16 @@ class Connection:
         """Serve the socket until its end, whoever ends it."""
         writer = asyncio.create_task(self._outbox.run())
         self._outbox.put(self._hello())
+        left_s = self._daemon.dispatcher.drain_left_s
+        if left_s is not None:
+            self.going_away(left_s)
         try:
             async for message in self._ws:
                 self._receive(message)
                 await asyncio.sleep(0)  # frames that came together are read without a pause: let the writers have one
         finally:
             self._outbox.close()
-            for ticket in list(self._live.values()):
-                self._daemon.dispatcher.cancel(ticket)
+            self._let_go()
             writer.cancel()
             closing = [self._closing] if self._closing is not None else []
             await asyncio.gather(writer, *closing, return_exceptions=True)
@@ -77,9 +80,17 @@ class Connection:
 
     def _too_slow(self) -> None:
         log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
-        for ticket in list(self._live.values()):
-            self._daemon.dispatcher.cancel(ticket)
+        self._let_go()
         self._closing = asyncio.create_task(self.close(WSCloseCode.TRY_AGAIN_LATER, "reader too slow"))
+
+    def _let_go(self) -> None:
+        """Nobody hears the requests here any more."""
+        kept = self._daemon.keeper.detach(self._outbox)
+        for request_id, ticket in list(self._live.items()):
+            if request_id in kept:
+                self._forget(request_id)
+            else:
+                self._daemon.dispatcher.cancel(ticket)
 
     def _hello(self) -> wire.Hello:
         model = self._daemon.model
@@ -87,7 +98,7 @@ class Connection:
             server=f"appliance/{__version__}",
             model=wire.HelloModel(model.id, model.context_tokens),
             limits=self._daemon.limits,
-            session=secrets.token_urlsafe(24),
+            session=self._session,
         )
 
     def _receive(self, message: WSMessage) -> None:
@@ -114,8 +125,8 @@ class Connection:
                 self._chat(message)
             case wire.Cancel(id=request_id):
                 self._cancel(request_id)
-            case wire.Resume(id=request_id):
-                self._refuse(request_id, BadRequest("resume is not supported by this version"))
+            case wire.Resume():
+                self._resume(message)
             case wire.Ping(data=data) if len(data) > PING_MAX_CHARS:
                 self._refuse(None, BadRequest(f"ping data has {len(data)} characters; at most {PING_MAX_CHARS}"))
             case wire.Ping(data=data):
@@ -125,17 +136,44 @@ class Connection:
         if not wire.is_request_id(chat.id):
             self._refuse(None, BadMessage(f"id must have 1 to {wire.ID_MAX_CHARS} characters; it has {len(chat.id)}"))
             return
-        most = self._daemon.settings.limits.max_live_requests
         try:
-            if chat.id in self._live:
-                raise DuplicateId(f"id {chat.id!r} belongs to a request that is still live; choose another")
-            if len(self._live) >= most:
-                raise RateLimited(f"{most} requests of this socket are live, which is all it may have", retry_after_s=1)
+            self._check_room(chat.id)
             request = chat_request(chat, self.client, self._daemon.model, self._daemon.settings)
-            sink = _Sink(chat.id, self._daemon.model.id, self._outbox.put, self._forget)
-            self._live[chat.id] = self._daemon.dispatcher.submit(request, sink)
+            keeper = self._daemon.keeper
+            kept = KeptAnswer(self._session, chat.id, self.client) if chat.resumable and keeper.enabled else None
+            sink = Messages(chat.id, self._daemon.model.id, self._tell if kept is None else kept.tell)
+            ticket = self._live[chat.id] = self._daemon.dispatcher.submit(request, sink)
         except RequestError as error:
             self._refuse(chat.id, error)
+            return
+        keeper.forget(self._session, chat.id)
+        if kept is not None:
+            kept.delivery = Delivery(kept, self._outbox, self._forget)
+            keeper.add(kept, ticket)
+
+    def _check_room(self, request_id: str) -> None:
+        keeper, most = self._daemon.keeper, self._daemon.settings.limits.max_live_requests
+        if request_id in self._live or keeper.is_live(self._session, request_id):
+            raise DuplicateId(f"id {request_id!r} belongs to a request that is still live; choose another")
+        detached = keeper.detached_of(self.client)
+        if len(self._live) + detached >= most:
+            without = f" ({detached} of them without a socket)" if detached else ""
+            raise RateLimited(f"{most} requests of yours are live{without}, which is all there may be", retry_after_s=1)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, wire.Done | wire.Error):
+            self._live.pop(event.id or "", None)
+        self._outbox.put(event)
+
+    def _resume(self, resume: wire.Resume) -> None:
+        try:
+            if resume.id in self._live:
+                raise DuplicateId(f"id {resume.id!r} belongs to a request that is live on this socket")
+            self._live[resume.id] = self._daemon.keeper.resume(
+                resume.session, resume.id, resume.offset, self.client, self._outbox, self._forget
+            )
+        except RequestError as error:
+            self._refuse(resume.id, error)
 
     def _cancel(self, request_id: str) -> None:
         ticket = self._live.get(request_id)
@@ -147,7 +185,7 @@ class Connection:
     def _refuse(self, request_id: str | None, error: RequestError) -> None:
         """An error with the id of a live request would read as its end: such an id is not repeated."""
         shown = request_id if wire.is_request_id(request_id) and request_id not in self._live else None
-        self._outbox.put(_error(shown, error))
+        self._outbox.put(error_message(shown, error))
 
     def _forget(self, request_id: str) -> None:
         self._live.pop(request_id, None)
@@ -159,40 +197,3 @@ async def _flushed(transport: asyncio.Transport, timeout_s: float) -> None:
         if not transport.get_write_buffer_size():
             return
         await asyncio.sleep(FLUSH_POLL_S)
-
-
-class _Sink:
-    """Turns the events of one request into messages with the client's id."""
-
-    def __init__(
-        self, request_id: str, model: str, put: Callable[[wire.ServerMessage], None], end: Callable[[str], None]
-    ) -> None:
-        self._id = request_id
-        self._model = model
-        self._put = put
-        self._end = end
-
-    def queued(self, position: int, eta_s: float | None) -> None:
-        self._put(wire.Queued(self._id, position, eta_s))
-
-    def started(self, prompt_tokens: int) -> None:
-        self._put(wire.Started(self._id, prompt_tokens))
-
-    def delta(self, offset: int, text: str) -> None:
-        self._put(wire.Delta(self._id, offset, text))
-
-    def done(self, reason: FinishReason, usage: Usage, timings: Timings) -> None:
-        self._end(self._id)
-        self._put(wire.Done(id=self._id, finish_reason=reason, model=self._model, usage=usage, timings=timings))
-
-    def failed(self, error: RequestError) -> None:
-        self._end(self._id)
-        self._put(_error(self._id, error))
-
-
-def _error(request_id: str | None, error: RequestError) -> wire.Error:
-    """What a message says of its sender's own words is cut: nobody needs a megabyte of them back."""
-    text = str(error)
-    if len(text) > ERROR_MAX_CHARS:
-        text = text[:ERROR_MAX_CHARS] + "…"
-    return wire.Error(request_id, error.code, text, error.retry_after_s)

@@ -26,8 +26,6 @@ GREEDY_BELOW = 0.01  # a temperature so low only ever takes the likeliest token,
 
 def chat_request(chat: Chat, client: str, model: ServedModel, settings: Settings) -> ChatRequest:
     """What `chat` asks for, complete. Raises BadRequest, naming the field, its value and what would be right."""
-    if chat.resumable:
-        raise BadRequest("resumable requests are not supported by this version; leave `resumable` out")
     _check_messages(chat.messages, settings.limits.max_messages)
     dispatch = settings.dispatch
     deadline_s = _given(chat.deadline_s, min(dispatch.default_deadline_s, dispatch.max_deadline_s))

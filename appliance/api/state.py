@@ -5,6 +5,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from appliance import __version__
+from appliance.api.keeper import Keeper
 from appliance.config import Settings
 from appliance.dispatch import Capacity, Dispatcher
 from appliance.engine.client import EngineClient
@@ -28,6 +29,13 @@ class Daemon:
         self.engine = EngineClient(_load(settings, model), settings.engine, self.metrics)
         capacity = Capacity(context_tokens=model.context_tokens, kv_cache_tokens=settings.engine.kv_cache_tokens)
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, capacity, self.metrics)
+        self.keeper = Keeper(
+            grace_s=settings.server.resume_grace_s,
+            max_chars=settings.server.resume_buffer_chars,
+            max_per_client=settings.limits.max_live_requests,
+            cancel=self.dispatcher.cancel,
+            metrics=self.metrics,
+        )
         self.metrics.watch(lambda: self.dispatcher.running, lambda: self.dispatcher.waiting)
         self.connections: set[Connection] = set()
         self.started_at = time.monotonic()
@@ -36,6 +44,7 @@ class Daemon:
             max_tokens=settings.limits.max_tokens,
             max_message_bytes=settings.server.max_message_bytes,
             max_live_requests=settings.limits.max_live_requests,
+            resume_grace_s=settings.server.resume_grace_s,
         )
 
     def not_ready(self) -> ReadyReason | None:

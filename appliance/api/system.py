@@ -37,9 +37,10 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus exposition."""
+    daemon = request.app[DAEMON]
+    daemon.metrics.requests_detached.set(daemon.keeper.detached)  # here, as another thread may not go through them
     # On a thread: the figures of this process are read from /proc.
-    render, accept = request.app[DAEMON].metrics.render, request.headers.get("Accept", "")
-    body, content_type = await asyncio.to_thread(render, accept)
+    body, content_type = await asyncio.to_thread(daemon.metrics.render, request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -63,7 +64,11 @@ async def status(request: web.Request) -> web.Response:
                 "quantization": daemon.model.quantization,
                 "context_tokens": daemon.model.context_tokens,
             },
-            "requests": {"running": daemon.dispatcher.running, "waiting": daemon.dispatcher.waiting},
+            "requests": {
+                "running": daemon.dispatcher.running,
+                "waiting": daemon.dispatcher.waiting,
+                "detached": daemon.keeper.detached,
+            },
             "connections": len(daemon.connections),
             "tokens_per_second": round(daemon.metrics.tokens_per_second(), 1),
             "kv_cache_usage_ratio": stats.kv_cache_usage_ratio if stats else None,

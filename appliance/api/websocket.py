@@ -5,6 +5,7 @@ import logging
 from aiohttp import WSCloseCode, web
 
 from appliance.api.answers import error_body, error_response, json_response
+from appliance.api.clients import client_of, same_client
 from appliance.api.connection import Connection
 from appliance.api.keys import DAEMON
 from appliance.api.origin import origin_allowed
@@ -23,17 +24,18 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     origin = request.headers.get("Origin")
     if not origin_allowed(origin, request.host, server.allowed_origins):
         return error_response(OriginRefused(f"origin {origin!a} may not connect; add it to server.allowed_origins"))
-    if daemon.dispatcher.draining:
+    client = client_of(request)
+    if daemon.dispatcher.draining and not daemon.keeper.keeps_for(client):
         return error_response(ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5))
     if len(daemon.connections) >= server.max_connections:
         return error_response(
             TooManyConnections(f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5)
         )
-    own = sum(connection.client == request.remote for connection in daemon.connections)
+    own = sum(same_client(connection.client, client) for connection in daemon.connections)
     if own >= server.max_connections_per_client:
         return error_response(
             TooManyConnections(
-                f"{own} sockets of {request.remote} are open (server.max_connections_per_client)", retry_after_s=5
+                f"{own} sockets of {client} are open (server.max_connections_per_client)", retry_after_s=5
             )
         )
     ws = web.WebSocketResponse(
@@ -52,7 +54,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     try:
         await connection.run()
     except Exception:  # an HTTP answer would be noise in an upgraded stream
-        log.exception("connection failed", extra=fields(client=request.remote))
+        log.exception("connection failed", extra=fields(client=client))
         await connection.close(WSCloseCode.INTERNAL_ERROR, "internal error")
     finally:
         daemon.connections.discard(connection)

@@ -30,6 +30,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Messages waiting for one slow reader; one more closes its socket with 1013."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
     """Seconds that live requests have to finish after SIGTERM."""
+    resume_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 15.0
+    """Seconds that a resumable request waits for its client to come back; 0 cancels it with its socket."""
+    resume_buffer_chars: Annotated[int, Meta(ge=16_384, le=1 << 30)] = 1 << 21
+    """Characters kept of all resumable answers, each counted as 1024 more, at up to 4 bytes each."""
 
 
 class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +106,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     """Largest `max_tokens` of a request."""
     max_live_requests: Annotated[int, Meta(ge=1, le=1024)] = 16
-    """Live requests on one socket; one more is answered rate_limited."""
+    """Live requests on one socket, with its client's detached ones; one more is answered rate_limited."""
     max_messages: Positive = 512
     """Messages in one request."""
     max_stop: Annotated[int, Meta(ge=0, le=64)] = 8

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -53,7 +54,7 @@ class Dispatcher:
         self._running: dict[int, Ticket] = {}
         self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
         self._speed = Speed()
-        self._draining_s: float | None = None
+        self._drain_ends_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -70,7 +71,12 @@ class Dispatcher:
     @property
     def draining(self) -> bool:
         """Whether new requests are refused because the daemon is to end."""
-        return self._draining_s is not None
+        return self._drain_ends_at is not None
+
+    @property
+    def drain_left_s(self) -> float | None:
+        """Seconds that live requests still have; None while nothing drains."""
+        return None if self._drain_ends_at is None else max(0.0, self._drain_ends_at - time.monotonic())
 
     # ---- from clients -----------------------------------------------------------------------------------
 
@@ -104,7 +110,7 @@ class Dispatcher:
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, give live ones `timeout_s` seconds, then fail the rest with ShuttingDown."""
-        self._draining_s = timeout_s
+        self._drain_ends_at = time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         for ticket in [*self._queue, *self._running.values()]:
@@ -115,8 +121,8 @@ class Dispatcher:
             ticket.failed(ShuttingDown("the appliance is shutting down", retry_after_s=5))
 
     def _check_room(self, client: str) -> None:
-        if self._draining_s is not None:
-            raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self._draining_s))
+        if self.drain_left_s is not None:
+            raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self.drain_left_s))
         if len(self._queue) >= self._settings.max_waiting:
             raise QueueFull(
                 f"{len(self._queue)} requests wait, which is all there is room for",

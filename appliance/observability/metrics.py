@@ -49,9 +49,11 @@ class Metrics:
         self._build = Info("build", "Versions of what answers.", namespace=NAMESPACE, registry=registry)
         self.requests_running = gauge("requests_running", "Requests in the engine.")
         self.requests_waiting = gauge("requests_waiting", "Requests in the queue.")
+        self.requests_detached = gauge("requests_detached", "Resumable requests that go on without a socket.")
         self.websocket_connections = gauge("websocket_connections", "Open WebSocket connections.")
         self._requests = counter("requests", "Requests that ended, by outcome.", "outcome")
         self._rejections = counter("admission_rejections", "Requests that were not taken, by reason.", "reason")
+        self._resumes = counter("resumes", "Attempts to resume, and detached requests that nobody resumed.", "outcome")
         self._restarts = counter("engine_restarts", "Engine workers lost, by reason.", "reason")
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of started requests.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
@@ -93,6 +95,10 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """A request was not taken."""
         self._rejections.labels(reason).inc()
+
+    def resumed(self, outcome: str) -> None:
+        """A client came back for a request, or did not in time; `outcome` is one word of few."""
+        self._resumes.labels(outcome).inc()
 
     def started(self, prompt_tokens: int, queue_s: float) -> None:
         """The engine took a request."""

@@ -45,7 +45,7 @@ class Cancel(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel"):
 
 
 class Resume(Struct, frozen=True, forbid_unknown_fields=True, tag="resume"):
-    """Continue a resumable request of an earlier connection from character `offset`."""
+    """Continue a request that was sent with `resumable` over the socket of `session`, from character `offset`."""
 
     session: str
     id: str
@@ -78,6 +78,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_tokens: int
     max_message_bytes: int
     max_live_requests: int
+    resume_grace_s: float = 0.0
+    """Seconds that a resumable request waits for its client to come back; 0: it ends with its socket."""
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):

@@ -15,6 +15,10 @@ def chat(**changes: Any) -> str:
     return json.dumps({"type": "chat", "id": "r1", "messages": [USER]} | changes)
 
 
+def resume(**changes: Any) -> str:
+    return json.dumps({"type": "resume", "session": "s", "id": "r1", "offset": 0} | changes)
+
+
 BAD = [
     ("not JSON", "hello", "bad_message", None, "JSON"),
     ("empty frame", "", "bad_message", None, "JSON"),
@@ -61,8 +65,12 @@ BAD = [
     ("a field with a very long name", chat(**{"y" * 9000: 1}), "bad_message", "r1", "yyy"),
     ("a deadline of zero", chat(deadline_s=0), "bad_request", "r1", "deadline_s"),
     ("an absurd deadline", chat(deadline_s=1e9), "bad_request", "r1", "600"),
-    ("resumable, not there yet", chat(resumable=True), "bad_request", "r1", "resumable"),
-    ("resume, not there yet", '{"type":"resume","session":"s","id":"r1","offset":0}', "bad_request", "r1", "resume"),
+    ("resumable that is no boolean", chat(resumable="yes"), "bad_message", "r1", "resumable"),
+    ("resume in no session", resume(session="s"), "unknown_id", "r1", "r1"),
+    ("resume without a session", '{"type":"resume","id":"r1","offset":0}', "bad_message", "r1", "session"),
+    ("resume before the beginning", resume(offset=-1), "bad_request", "r1", "offset is -1"),
+    ("resume at an offset of 400 digits", resume(offset=10**400), "unknown_id", "r1", "r1"),
+    ("resume with an id too long", resume(id="x" * 9000), "unknown_id", None, "xxx"),
     ("cancel of an unknown id", '{"type":"cancel","id":"nobody"}', "unknown_id", "nobody", "nobody"),
 ]  # fmt: skip
 

@@ -75,6 +75,13 @@ class Peer:
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
 
+    def cut(self) -> None:
+        """Break the connection, as a network does that fails."""
+        connection = self.ws._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.abort()
+
     async def send(self, **message: Any) -> None:
         """Send one JSON object."""
         await self.ws.send_json(message)
