@@ -103,3 +103,7 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     eos_token_ids: list[int]
     generation: GenerationDefaults
     quantization: str
+    weights_bytes: int | None = None
+    """Of openvino_model.bin; None where there is none."""
+    weights_read_bytes: int | None = None
+    """Of these, what is read for each token; None where it can't be known."""

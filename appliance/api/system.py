@@ -1,6 +1,7 @@
 """Health, readiness, metrics, status: what probes, Prometheus and people ask."""
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -63,6 +64,8 @@ async def status(request: web.Request) -> web.Response:
                 "digest": daemon.model.digest,
                 "quantization": daemon.model.quantization,
                 "context_tokens": daemon.model.context_tokens,
+                "weights_bytes": daemon.model.weights_bytes,
+                "weights_read_bytes": daemon.model.weights_read_bytes,
             },
             "requests": {
                 "running": daemon.dispatcher.running,
@@ -81,6 +84,8 @@ async def status(request: web.Request) -> web.Response:
                 "versions": ready.versions if ready else None,
                 "load_s": round(ready.load_s, 2) if ready else None,
                 "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
+                "settings": daemon.settings.engine,
+                "isa_cap": os.environ.get("ONEDNN_MAX_CPU_ISA"),
                 "canary": _canary(engine.canary),
                 "losses": engine.losses,
                 "last_loss": engine.last_loss,

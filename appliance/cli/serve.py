@@ -112,7 +112,10 @@ def _budget(settings: "Settings", served: ServedModel) -> "MemoryBudget | None":
 
 def served_model(installed: "Installed") -> ServedModel:
     """What the daemon needs to know of an installed model."""
+    from appliance.engine.weights import weights_read_bytes
+
     manifest = installed.manifest
+    weights = manifest.files.get("openvino_model.bin")
     return ServedModel(
         id=manifest.id,
         digest=manifest.digest,
@@ -121,4 +124,6 @@ def served_model(installed: "Installed") -> ServedModel:
         eos_token_ids=list(manifest.eos_token_ids),
         generation=manifest.generation,
         quantization=manifest.quantization,
+        weights_bytes=weights.size_bytes if weights is not None else None,
+        weights_read_bytes=weights_read_bytes(installed.directory),
     )

@@ -121,12 +121,15 @@ async def test_status_is_for_people_and_scripts(appliance: Appliance) -> None:
         assert body["version"] == __version__
         assert (body["ready"], body["reason"]) == (True, None)
         assert body["model"]["id"] == "fake"
-        assert body["requests"] == {"running": 1, "waiting": 0}
+        assert body["requests"] == {"running": 1, "waiting": 0, "detached": 0}
         assert body["connections"] == 1
         assert body["kv_cache_usage_ratio"] > 0
         assert min(body["rss_bytes"].values()) > 10_000_000
         assert body["engine"]["pid"] == appliance.daemon.engine.worker_pid
         assert body["engine"]["last_loss"] is None
+        assert body["engine"]["settings"]["pipeline"] == "fake"
+        assert body["engine"]["settings"]["kv_cache_tokens"] == appliance.daemon.settings.engine.kv_cache_tokens
+        assert body["model"]["weights_read_bytes"] is None
         assert body["uptime_s"] >= 0
 
 

@@ -41,6 +41,11 @@ async def ask(peer: Peer, request_id: str, text: str, **params: object) -> str:
     return answer
 
 
+def test_every_weight_is_read_for_each_token_as_the_output_shares_the_embedding(smollm2: ServedModel) -> None:
+    assert smollm2.weights_bytes is not None
+    assert smollm2.weights_read_bytes == smollm2.weights_bytes
+
+
 @in_module
 async def test_the_capital_of_france(real: Appliance) -> None:
     async with real.connect() as peer:
