@@ -5,6 +5,7 @@ import os
 import signal
 from typing import Any
 
+import aiohttp
 import pytest
 
 from appliance.engine.fake import expected_answer
@@ -332,12 +333,14 @@ async def test_the_error_of_a_lost_engine_is_kept(appliance: Appliance) -> None:
         assert await settled(second) == []
 
 
-async def test_a_drain_waits_for_detached_requests_and_lets_their_client_back_in(appliance: Appliance) -> None:
+@pytest.mark.parametrize("noticed", [True, False], ids=["detached", "half-open"])
+async def test_a_drain_waits_and_lets_in_who_has_something_to_resume(appliance: Appliance, noticed: bool) -> None:
     heard = Heard("r1")
     async with appliance.connect() as first:
         await first.chat("r1", "one fake:step-ms=5", params={"max_tokens": 200}, resumable=True)
         await heard.hear(first, chars=20)
-        await cut_and_noticed(appliance, first)
+        if noticed:
+            await cut_and_noticed(appliance, first)
         drain = asyncio.create_task(appliance.daemon.dispatcher.drain(20))
         await until(lambda: appliance.daemon.dispatcher.draining)
         async with appliance.connect() as second:
@@ -347,8 +350,10 @@ async def test_a_drain_waits_for_detached_requests_and_lets_their_client_back_in
             await resume(second, first, "r1", heard.chars)
             await second.chat("new", "no")
             await heard.hear_the_end(second)
-            async with appliance.session.get(f"{appliance.url}/v1/ws") as response:
-                assert response.status == 503, "who has nothing to come back for is not let in"
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                async with connected_from("127.0.0.2", appliance):
+                    pytest.fail("one who has nothing to resume was let in")
+            assert caught.value.status == 503
         await drain
     assert heard.text == "one " * 200
 
