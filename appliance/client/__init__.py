@@ -9,10 +9,10 @@
         print(answer.done.finish_reason, answer.done.usage.completion_tokens)
 
 Many streams can run at once on one client. Leaving a stream's block cancels its request. After a lost connection each
-open answer raises ConnectionLost, and the next stream connects again.
+open answer raises ConnectionLost, and the next stream connects again; `stream(…, resumable=True)` goes on instead.
 """
 
-from appliance.client.answer import Answer, Event
+from appliance.client.answer import Answer, Event, Interrupted
 from appliance.client.client import Client, connect
 from appliance.client.errors import (
     BadAddress,
@@ -34,6 +34,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "Event",
+    "Interrupted",
     "Message",
     "ProtocolViolation",
     "RequestFailed",

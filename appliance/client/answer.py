@@ -4,10 +4,19 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from appliance.client.errors import ClientError, ProtocolViolation, SlowReader
+from msgspec import Struct
+
+from appliance.client.errors import ClientError, ConnectionLost, ProtocolViolation, SlowReader
 from appliance.protocol.websocket import Delta, Done, Queued, Started
 
-Event = Queued | Started | Delta | Done
+
+class Interrupted(Struct, frozen=True):
+    """The connection was lost; a resumable answer goes on once there is another, or raises ConnectionLost."""
+
+    reason: str
+
+
+Event = Queued | Started | Delta | Done | Interrupted
 
 PENDING_MAX_EVENTS = 64  # beyond that deltas are joined: about 2.5 s at 25 tokens/s
 PENDING_MAX_CHARS = 1 << 20  # far beyond any max_tokens; a consumer that far behind is gone
@@ -28,6 +37,9 @@ class Answer:
         self.queued: Queued | None = None
         """The last position in the queue that was seen."""
         self.started: Started | None = None
+        self.on_loss: Callable[[str], None] | None = None
+        """Told, with the reason, when the connection is lost; where there is one, the answer does not end by that."""
+        self._has_started = False
         self._cancel = cancel
         self._pending: deque[Event] = deque()
         self._pending_chars = 0
@@ -62,7 +74,7 @@ class Answer:
         raise StopAsyncIteration
 
     def events(self) -> AsyncIterator[Event]:
-        """Queued, Started, Delta and Done as they come.
+        """Queued, Started, Delta and Done as they come; Interrupted where a resumable answer lost its connection.
 
         Raises RequestFailed where the server ends the request with an error, ConnectionLost, ProtocolViolation
         where the text has a gap or a repetition, SlowReader.
@@ -73,7 +85,8 @@ class Answer:
         """Ask the server to stop; the iteration then ends as always, with `done.finish_reason` "cancelled".
 
         The answer may still end otherwise, where its end was on the way; after the end this does nothing.
-        Raises ConnectionLost.
+        While a resumable answer has no connection, this is said to the server as soon as it has one again.
+        Raises ConnectionLost where the answer is not resumable.
         """
         await self._cancel(self.id)
 
@@ -101,10 +114,19 @@ class Answer:
 
     # ---- for the connection ------------------------------------------------------------------------------
 
+    @property
+    def received_chars(self) -> int:
+        """Code points that have come, whether or not they have been consumed."""
+        return self._received_chars
+
     def accept(self, event: Event) -> None:
         """Take an event from the socket; never waits and never raises."""
         if self._failure is not None:
             return
+        if isinstance(event, Started):
+            if self._has_started:  # a resume has it said again
+                return
+            self._has_started = True
         if isinstance(event, Delta):
             if event.offset != self._received_chars:
                 self.fail(
@@ -117,6 +139,16 @@ class Answer:
             self._pending_chars += len(event.text)
         self._put(event)
         self._arrived.set()
+
+    def lost(self, reason: str) -> None:
+        """The connection that carried it has ended."""
+        if self.on_loss is None:
+            self.fail(ConnectionLost(reason))
+        elif self._failure is None:
+            if len(self._pending) < PENDING_MAX_EVENTS:  # else its consumer has not even noticed
+                self._pending.append(Interrupted(reason))
+                self._arrived.set()
+            self.on_loss(reason)
 
     def fail(self, failure: ClientError) -> None:
         """End the answer with `failure`, once what is pending has been consumed; a second failure is dropped."""

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct
 
 from appliance.client.address import Address, parse_address
 from appliance.client.answer import Answer
+from appliance.client.carrier import Carrier
 from appliance.client.connection import Connection, open_connection
 from appliance.client.errors import ClientError, ConnectFailed, UnsupportedProtocol
 from appliance.protocol.websocket import Chat, ChatParams, GoingAway, Hello
@@ -46,6 +47,7 @@ class Client:
         self._ids = itertools.count(1)
         self._connecting = asyncio.Lock()
         self._connection: Connection | None = None
+        self._carriers: set[Carrier] = set()
         self._closed = False
 
     @property
@@ -81,11 +83,17 @@ class Client:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         deadline_s: float | None = None,
+        resumable: bool = False,
     ) -> AsyncIterator[Answer]:
         """Ask for an answer to `messages`; leaving the block before its end cancels the request.
 
         What is None is up to the server: the model's sampling, the default deadline. `deadline_s` counts from the
         request's arrival there. A lost connection is made again first.
+
+        `resumable`: an answer whose connection is lost goes on over a new one, with nothing missing and nothing twice;
+        ConnectionLost is raised only where there is none within the seconds that the server keeps the answer
+        (`hello.limits.resume_grace_s`), or the server has not kept it. A block that is left while there is no
+        connection cancels nothing: the server does so itself after that time.
 
         Raises ConnectFailed, ConnectionLost, and RequestFailed where the request is larger than the server reads;
         the iteration over the answer raises the rest, see Answer.events.
@@ -100,13 +108,16 @@ class Client:
             stop=UNSET if stop is None else [stop] if isinstance(stop, str) else list(stop),
         )
         connection = await self._live()
-        answer = Answer(f"r{next(self._ids)}", connection.cancel)
-        request = Chat(answer.id, list(messages), params, _or_unset(deadline_s))
-        await connection.start(answer, request)
+        resumable = resumable and connection.hello.limits.resume_grace_s > 0
+        request = Chat(f"r{next(self._ids)}", list(messages), params, _or_unset(deadline_s), resumable)
+        carrier = Carrier(connection, request, self._live, self._options.pause_s)
+        await carrier.start()
+        self._carriers.add(carrier)
         try:
-            yield answer
+            yield carrier.answer
         finally:
-            await connection.leave(answer)
+            self._carriers.discard(carrier)
+            await carrier.leave()
 
     async def ping(self, timeout_s: float = 10.0) -> float:
         """Seconds of one round trip through the protocol's own ping.
@@ -129,6 +140,8 @@ class Client:
     async def close(self) -> None:
         """End the connection; open answers end with ConnectionLost. Nothing can be asked afterwards."""
         self._closed = True
+        for carrier in list(self._carriers):
+            await carrier.close()
         if self._connection is not None:
             await self._connection.close()
 
@@ -164,7 +177,7 @@ class Client:
 
     async def _connect(self) -> Connection:
         if self._connection is not None:
-            await self._connection.close()
+            await self._connection.discard()
         connection = await open_connection(
             self._session,
             self._address,

@@ -27,6 +27,7 @@ from appliance.protocol.websocket import (
     Ping,
     Pong,
     Queued,
+    Resume,
     ServerMessage,
     Started,
     decode_server_message,
@@ -73,6 +74,15 @@ class Connection:
             self._answers.pop(answer.id, None)
             raise
 
+    async def resume(self, answer: Answer, session: str) -> None:
+        """Have `answer`, which was asked for in an earlier `session`, go on here. Raises ConnectionLost."""
+        self._answers[answer.id] = answer
+        try:
+            await self._send(Resume(session, answer.id, answer.received_chars))
+        except BaseException:
+            self._answers.pop(answer.id, None)
+            raise
+
     async def leave(self, answer: Answer) -> None:
         """The consumer is gone: cancel the request where it is live, and drop what still comes for it."""
         answer.close()
@@ -98,6 +108,11 @@ class Connection:
     async def close(self) -> None:
         """Close the socket; open answers end with ConnectionLost."""
         self._closing = True
+        await self._socket.close()
+        await self._reader
+
+    async def discard(self) -> None:
+        """Close a socket that was lost, if it is not yet; resumable answers go on over another."""
         await self._socket.close()
         await self._reader
 
@@ -136,9 +151,13 @@ class Connection:
 
     def _end(self, reason: str) -> None:
         self._lost = reason
-        for answer in self._answers.values():
-            answer.fail(ConnectionLost(reason))
+        answers = list(self._answers.values())
         self._answers.clear()
+        for answer in answers:
+            if self._closing:
+                answer.fail(ConnectionLost(reason))
+            else:
+                answer.lost(reason)
         for pong in self._pongs.values():
             if not pong.done():
                 pong.set_exception(ConnectionLost(reason))
@@ -153,7 +172,9 @@ class Connection:
                     answer.accept(message)
             case Error(id=request_id, code=code):
                 answer = self._answers.pop(request_id, None) if request_id is not None else None
-                if answer is not None:
+                if answer is not None and code == "unknown_id":
+                    answer.fail(ConnectionLost("the connection was lost, and the server has not kept the answer"))
+                elif answer is not None:
                     answer.fail(RequestFailed(code, message.message, retry_after_s=message.retry_after_s))
                 else:  # unknown_id is what a cancel gets that crossed the end of its request
                     level = logging.DEBUG if code == "unknown_id" else logging.WARNING
