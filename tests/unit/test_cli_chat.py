@@ -10,10 +10,11 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from appliance.client.scripted import ScriptedServer, done, open_scripted_server
-from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error
+from appliance.client.scripted import HELLO, ScriptedServer, done, open_scripted_server
+from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Resume
 from appliance.types import Message
 
 WAIT_S = 20.0  # a bound for a test that fails
@@ -92,6 +93,25 @@ async def test_text_is_written_as_it_comes(server: ScriptedServer, start: Start)
     status, out, err = await finish(process)
     assert (status, out) == (0, "two\n")
     assert err.endswith("length\n")
+
+
+async def test_an_answer_goes_on_after_a_lost_connection(server: ScriptedServer, start: Start) -> None:
+    server.greeting = msgspec.structs.replace(
+        HELLO, limits=msgspec.structs.replace(HELLO.limits, resume_grace_s=WAIT_S)
+    )
+    process = await start("hi", "--url", server.url)
+    peer = await server.accept()
+    chat = await peer.receive(Chat)
+    await peer.send(Delta(chat.id, 0, "one "))
+    assert process.stdout is not None
+    async with asyncio.timeout(WAIT_S):
+        assert await process.stdout.readexactly(4) == b"one "
+    peer.abort()
+    peer = await server.accept()
+    assert await peer.receive(Resume) == Resume("scripted-session", chat.id, 4)
+    await peer.send(Delta(chat.id, 4, "two"), done(chat.id))
+    status, out, err = await finish(process)
+    assert (status, out, err) == (0, "two\n", "TTFT 118 ms · 40.0 tok/s · 2 tokens · stop\n")
 
 
 async def test_the_prompt_can_come_from_stdin(server: ScriptedServer, start: Start) -> None:

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
-from appliance.client.scripted import ScriptedServer, done, open_scripted_server
-from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Queued
+from appliance.client.scripted import HELLO, ScriptedServer, done, open_scripted_server
+from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Queued, Resume
 from appliance.types import Message
 
 WAIT_S = 20.0  # a bound for a test that fails
@@ -254,6 +255,30 @@ async def test_a_lost_connection_keeps_the_conversation_and_is_made_again(
     chat = await (await server.accept()).answer("welcome back")
     assert [message.content for message in chat.messages] == ["before", "kept", "after"]
     await terminal.expect("welcome back\r\n")
+
+
+async def test_an_answer_goes_on_after_a_lost_connection(
+    server: ScriptedServer, open_terminal: Open, home: dict[str, str]
+) -> None:
+    home["TERM"] = "xterm"
+    limits = msgspec.structs.replace(HELLO.limits, resume_grace_s=WAIT_S)
+    server.greeting = msgspec.structs.replace(HELLO, limits=limits)
+    terminal = await open_terminal("--url", server.url)
+    peer = await server.accept()
+    await terminal.expect("> ")
+    terminal.type("during\r")
+    chat = await peer.receive(Chat)
+    await peer.send(Delta(chat.id, 0, "one "))
+    await terminal.expect("one ")
+    peer.abort()
+    await terminal.expect("\r\n\r\x1b[Kconnecting again …")  # below what was said
+    peer = await server.accept()
+    assert (await peer.receive(Resume)).offset == 4
+    await peer.send(Delta(chat.id, 4, "two"), done(chat.id))
+    await terminal.expect("\r\x1b[Ktwo\r\n")
+    terminal.type("after\r")
+    chat = await peer.answer("three")
+    assert [message.content for message in chat.messages] == ["during", "one two", "after"]
 
 
 async def test_ctrl_c_ends_the_attempts_to_connect_again(

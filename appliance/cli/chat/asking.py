@@ -24,6 +24,7 @@ from appliance.client import (
     ClientError,
     ConnectFailed,
     ConnectionLost,
+    Interrupted,
     RequestFailed,
     UnsupportedProtocol,
     connect,
@@ -117,10 +118,12 @@ class Question:
             raise asyncio.CancelledError
         if not self._client.connected and self._screen is not None:
             await asyncio.to_thread(self._screen.status, "connecting again …")
-        async with self._client.stream(self._messages, **self._params) as answer:
+        async with self._client.stream(self._messages, resumable=True, **self._params) as answer:
             self._answer = answer
             async for event in answer.events():
                 match event:
+                    case Interrupted() if self._screen is not None:
+                        await asyncio.to_thread(self._screen.status, "connecting again …")
                     case Queued(position=position) if self._screen is not None:
                         await asyncio.to_thread(self._screen.status, f"queued, position {position}")
                     case Delta(text=text) if self._screen is not None:

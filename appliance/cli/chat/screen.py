@@ -68,12 +68,16 @@ class Screen:
         self._write_note(printable(text).replace("\n", " ") + "\n")
 
     def status(self, text: str) -> None:
-        """A line that the next output replaces; not shown where standard error is no terminal."""
+        """A line that the next output replaces; not shown where standard error is no terminal.
+
+        Amid an answer it goes below what was said, which it must not wipe out.
+        """
+        below = "\n" if self._line_open and not self._status_shown else ""
         if self._terminal:
-            self._write_note(f"\r\x1b[K{printable(text)}")
+            self._write_note(f"{below}\r\x1b[K{printable(text)}")
             self._status_shown = True
         elif self._notes.isatty():
-            self._write_note(printable(text) + "\n")
+            self._write_note(f"{below}{printable(text)}\n")
 
     def clear_status(self) -> None:
         """Take the status away."""
