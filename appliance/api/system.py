@@ -31,9 +31,13 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 where a request would be answered now, else 503 with the reason."""
-    reason = request.app[DAEMON].not_ready()
-    return json_response({"ready": True}) if reason is None else json_response({"ready": False, "reason": reason}, 503)
+    """200 where a request would be answered now, else 503 with the reason, and with what the engine was lost to."""
+    daemon = request.app[DAEMON]
+    reason = daemon.not_ready()
+    if reason is None:
+        return json_response({"ready": True})
+    detail = None if reason == "draining" else daemon.engine.last_loss
+    return json_response({"ready": False, "reason": reason, "detail": detail}, 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -89,6 +93,7 @@ async def status(request: web.Request) -> web.Response:
                 "canary": _canary(engine.canary),
                 "losses": engine.losses,
                 "last_loss": engine.last_loss,
+                "next_start_s": None if engine.next_start_s is None else round(engine.next_start_s, 1),
             },
         }
     )

@@ -41,6 +41,7 @@ class EngineClient:
         self._ended: asyncio.Queue[WatchedWorker | None] = asyncio.Queue()  # each once; None: stop
         self._backoff = Backoff(settings)
         self._pause_s = 0.0
+        self._next_start_at: float | None = None
         self._ever_ready = False
         self.canary: tuple[float, float] | None = None
         """When the last canary was answered, on the monotonic clock, and seconds that it took; None before."""
@@ -66,6 +67,11 @@ class EngineClient:
         """Process id of the worker that serves, else of the one that starts; None where there is none."""
         worker = self._serving or self._starting
         return None if worker is None else worker.pid
+
+    @property
+    def next_start_s(self) -> float | None:
+        """Seconds until a worker is tried again, in the pause after a loss."""
+        return None if self._next_start_at is None else max(0.0, self._next_start_at - time.monotonic())
 
     def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
         """See Engine."""
@@ -118,6 +124,14 @@ class EngineClient:
         self.losses += 1
         self.last_loss = reason
         log.error("engine worker lost", extra=fields(reason=reason, next_start_s=round(self._pause_s, 2)))
+        if self._backoff.given_up:
+            log.error(
+                "engine keeps failing, tried seldom",
+                extra=fields(
+                    losses=self._settings.failures_max, within_s=self._settings.failure_window_s,
+                    next_start_s=self._pause_s, reason=reason,
+                ),
+            )  # fmt: skip
         if not self._ever_ready and self.losses >= self._settings.start_attempts:
             raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
         self._state = "restarting" if self._ever_ready else "loading"
@@ -125,8 +139,10 @@ class EngineClient:
     async def _pause(self) -> None:
         """Wait for the next start, at most until `stop`. Raises what the model's check raises."""
         check = asyncio.create_task(asyncio.to_thread(self._check_model))
+        self._next_start_at = time.monotonic() + self._pause_s
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), self._pause_s)
+        self._next_start_at = None
         await check
 
     def _restart(self) -> None:

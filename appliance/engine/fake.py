@@ -6,6 +6,7 @@ matter to it but for max_tokens. Words in the last message steer it:
 `fake:bytes` gives one token a byte, so that characters come in pieces;
 `fake:reject` has the prompt refused; `fake:crash` ends the process in prefill; `fake:raise` raises in a step;
 `fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them;
+`fake:allocate-mib=N` takes so much memory in a step, and gives it back; `fake:leak-mib=N` keeps it;
 `fake:mute` has every later answer end without a token.
 """
 
@@ -20,6 +21,7 @@ from appliance.engine.ipc import Load
 from appliance.types import Message, Sampling
 
 BLOCK_TOKENS = 32
+MIB = 1 << 20
 WORD_MAX_CHARS = 32_768  # a step of many requests has to fit a frame
 _BYTE_TOKENS = 256  # ids below are bytes, above are words
 _STEER = re.compile(r"fake:([a-z-]+)(?:=(\d+))?")
@@ -53,6 +55,7 @@ class FakePipeline:
         self._words: dict[str, int] = {}
         self._texts: list[str] = []
         self._mute = False
+        self._leaked: list[bytes] = []
 
     def prepare(self, messages: Sequence[Message]) -> Prompt:
         """A token a word of all messages, and one for each role."""
@@ -107,6 +110,9 @@ class FakePipeline:
             raise RuntimeError("the fake engine was told to raise")
         while "wedge" in running.steering:
             time.sleep(1)
+        bytes(running.steering.get("allocate-mib", 0) * MIB)
+        if running.steering.get("leak-mib") and not running.produced:
+            self._leaked.append(b"x" * (running.steering["leak-mib"] * MIB))
         running.produced += 1
         return [next(running.ids)]
 

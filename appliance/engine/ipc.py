@@ -4,6 +4,7 @@ A SOCK_STREAM socketpair carries frames of a little-endian u32 length and that m
 Commands go to the worker, reports come back; end of file ends either side.
 """
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from appliance.types import EngineStats, FinishReason, Message, Sampling
 FRAME_MAX_BYTES = 8 << 20  # twice the largest message that a client may send, so only a defect gets there
 RECEIVE_BYTES = 1 << 18
 RECEIVE_MAX_BYTES = 1 << 24  # in one go; what is beyond waits for the next step
+LINGER_S = 2.0
 _HEADER = struct.Struct("<I")
 
 
@@ -218,3 +220,12 @@ class WorkerChannel:
             commands += self._frames.feed(data)
             flags = socket.MSG_DONTWAIT
         return commands
+
+    def linger(self) -> None:
+        """Drop what still comes until the front process closes, at most LINGER_S: a command that meets a closed end
+        would cost the last report, which that process has not read yet.
+        """
+        self._socket.settimeout(LINGER_S)
+        with contextlib.suppress(OSError):
+            while self._socket.recv(RECEIVE_BYTES):
+                pass

@@ -8,12 +8,14 @@ import socket
 import sys
 
 from appliance.engine.ipc import Command, Frames, Report, frame, report_decoder
+from appliance.engine.out_of_memory import is_out_of_memory
 from appliance.observability.logs import fields
 
 log = logging.getLogger("appliance.worker")
 
 END_TIMEOUT_S = 5.0  # a worker in a long step ends after it; one that is wedged never does
 OUTPUT_LINE_MAX_BYTES = 8192
+LAST_WORDS_MAX_CHARS = 200
 READ_BYTES = 1 << 16
 
 
@@ -27,7 +29,8 @@ class WorkerProcess:
         self._reader = reader
         self._writer = writer
         self._frames = Frames(report_decoder)
-        self._echo = asyncio.create_task(_echo(process))
+        self._last_words = ""  # what it printed of memory that ran out
+        self._echo = asyncio.create_task(self._log_output())
 
     @property
     def pid(self) -> int:
@@ -67,7 +70,23 @@ class WorkerProcess:
         self._writer.close()
         await self.wait()
         await asyncio.gather(self._echo, return_exceptions=True)
-        return _cause(self._process.returncode)
+        return _cause(self._process.returncode) + (f" after {self._last_words!r}" if self._last_words else "")
+
+    async def _log_output(self) -> None:
+        """Log what the worker and native code print, line by line."""
+        stream = self._process.stdout
+        if stream is None:
+            raise RuntimeError("the worker was spawned without a pipe for its output")
+        while True:
+            try:
+                line = (await stream.readline()).decode(errors="replace")
+            except ValueError:
+                continue  # longer than OUTPUT_LINE_MAX_BYTES: dropped, the buffer is empty again
+            if not line:
+                return
+            if is_out_of_memory(line):
+                self._last_words = line.strip()[:LAST_WORDS_MAX_CHARS]
+            log.warning("worker: %s", line.rstrip(), extra=fields(pid=self.pid))
 
 
 async def open_worker() -> WorkerProcess:
@@ -89,21 +108,6 @@ async def open_worker() -> WorkerProcess:
     finally:
         theirs.close()
     return WorkerProcess(process, reader, writer)
-
-
-async def _echo(process: asyncio.subprocess.Process) -> None:
-    """Log what the worker and native code print, line by line."""
-    stream = process.stdout
-    if stream is None:
-        raise RuntimeError("the worker was spawned without a pipe for its output")
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:
-            continue  # longer than OUTPUT_LINE_MAX_BYTES: dropped, the buffer is empty again
-        if not line:
-            return
-        log.warning("worker: %s", line.decode(errors="replace").rstrip(), extra=fields(pid=process.pid))
 
 
 def _cause(returncode: int | None) -> str:

@@ -124,7 +124,7 @@ class WatchedWorker:
         stop = asyncio.create_task(self._stop_when_asked(process))
         try:
             process.send(self.load)
-            while reports := await process.receive():
+            while not self._why and (reports := await process.receive()):
                 for report in reports:
                     self._handle(report)
         except ChannelError as error:

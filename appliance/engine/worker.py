@@ -34,6 +34,7 @@ from appliance.engine.ipc import (
 )
 from appliance.engine.mapping import release_mapped
 from appliance.engine.orphan import end_with_parent
+from appliance.engine.out_of_memory import is_out_of_memory
 from appliance.engine.text import Answer, advance_all
 from appliance.engine.warm_up import generate, warm_up
 from appliance.types import EngineStats
@@ -85,7 +86,8 @@ class Worker:
         except (BrokenPipeError, ConnectionResetError):
             return  # the front process is gone, and so is the reason to be here
         except Exception as error:
-            self._channel.send(Fatal(f"{type(error).__name__}: {' '.join(str(error).split())[:FATAL_MAX_CHARS]}"))
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:FATAL_MAX_CHARS]}"
+            self._channel.send(Fatal(f"out of memory: {said}" if is_out_of_memory(error) else said))
             raise
 
     def _load(self, load: Load) -> Pipeline:
@@ -130,7 +132,7 @@ class Worker:
                 try:
                     prompt = pipeline.prepare(messages)
                 except Exception as error:
-                    self._channel.send(Rejected(request_id, _reason(error)))
+                    self._reject(request_id, error)
                 else:
                     self._prompts[request_id] = prompt
                     self._channel.send(Prepared(request_id, prompt.tokens))
@@ -138,7 +140,7 @@ class Worker:
                 try:
                     pipeline.start(request_id, self._prompts.pop(request_id), sampling)
                 except Exception as error:
-                    self._channel.send(Rejected(request_id, _reason(error)))
+                    self._reject(request_id, error)
                 else:
                     self._answers[request_id] = Answer(sampling.stop)
             case Cancel(id=request_id):
@@ -149,7 +151,18 @@ class Worker:
                 # To its end, so that a request which arrives meanwhile waits for one step and is taken by any pipeline.
                 self._channel.send(CanaryAnswer(generate(pipeline, 1), self._process.memory_info().rss))
 
+    def _reject(self, request_id: int, error: Exception) -> None:
+        """One bad request must cost nobody else the worker, whatever it made GenAI raise; but memory that has run out
+        is not its fault, and does not come back in this process. By type only: a text may quote the prompt.
+        """
+        if isinstance(error, MemoryError):
+            raise error
+        self._channel.send(Rejected(request_id, _reason(error)))
+
     def _report(self, pipeline: Pipeline, output: StepOutput, step_s: float) -> None:
+        exhausted = [e.error for e in output.ended.values() if e.error is not None and is_out_of_memory(e.error)]
+        if exhausted:
+            raise MemoryError(exhausted[0])
         grown = [request_id for request_id, ids in output.tokens.items() if ids]
         for request_id in grown:
             self._answers[request_id].ids += output.tokens[request_id]
@@ -187,9 +200,7 @@ class Worker:
 
 
 def _reason(error: Exception) -> str:
-    """What the client is told. One bad request must cost nobody else the worker, whatever it made GenAI raise;
-    and what an unexpected error says may quote the prompt, so that only its type is told.
-    """
+    """What the client is told. What an unexpected error says may quote the prompt: only its type is told."""
     if isinstance(error, RequestRejected):
         return str(error)
     return f"the engine could not take this request ({type(error).__name__})"
@@ -204,12 +215,13 @@ def main() -> None:
     faulthandler.enable()
     end_with_parent()
     status = 0
+    channel = WorkerChannel(socket.socket(fileno=int(sys.argv[1])))
     try:
-        with socket.socket(fileno=int(sys.argv[1])) as sock:
-            Worker(WorkerChannel(sock)).run()
+        Worker(channel).run()
     except Exception:
         traceback.print_exc()
         status = 1
+        channel.linger()
     sys.stderr.flush()
     os._exit(status)  # no native thread that still computes is waited for, and no destructor has a say
 

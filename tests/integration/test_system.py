@@ -31,7 +31,7 @@ async def test_ready_tells_loading_then_ready_then_draining(path: str) -> None:
             await peer.until("delta")
             drain = asyncio.create_task(appliance.daemon.dispatcher.drain(10))
             await until(lambda: appliance.daemon.dispatcher.draining)
-            assert await appliance.get(path) == (503, {"ready": False, "reason": "draining"})
+            assert await appliance.get(path) == (503, {"ready": False, "reason": "draining", "detail": None})
             await drain
 
 

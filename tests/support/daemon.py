@@ -119,6 +119,43 @@ class Peer:
                 return text, message
 
 
+class Ends:
+    """Every event of the requests on one socket, read until told to stop; a second end of a request is a failure."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.texts: dict[str, str] = {}
+        self.queued: set[str] = set()
+        self.ends: dict[str, dict[str, Any]] = {}
+
+    async def until(self, *request_ids: str) -> None:
+        """Read until all of them have ended."""
+        while not set(request_ids) <= set(self.ends):
+            await self._read()
+
+    async def until_queued(self, *request_ids: str) -> None:
+        """Read until all of them are known to wait, with their prompts tokenized where the engine is ready."""
+        while not set(request_ids) <= self.queued:
+            await self._read()
+
+    async def _read(self) -> None:
+        message = await self._peer.receive()
+        request_id = str(message.get("id"))
+        assert request_id not in self.ends, f"after its end: {message}"
+        match message["type"]:
+            case "queued":
+                self.queued.add(request_id)
+            case "delta":
+                assert message["offset"] == len(self.texts.get(request_id, ""))
+                self.texts[request_id] = self.texts.get(request_id, "") + message["text"]
+            case "done" | "error":
+                self.ends[request_id] = message
+
+    def codes(self, *request_ids: str) -> list[str]:
+        """How each of them ended: the error's code, or the finish reason."""
+        return [self.ends[i].get("code") or self.ends[i]["finish_reason"] for i in request_ids]
+
+
 @contextlib.asynccontextmanager
 async def running(settings: Settings, model: ServedModel = FAKE_MODEL) -> AsyncIterator[Appliance]:
     """A daemon that listens and supervises its engine; ended, with its worker, on leaving."""

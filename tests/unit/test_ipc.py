@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -10,6 +11,7 @@ from appliance.engine.ipc import (
     Cancel,
     ChannelError,
     Command,
+    Fatal,
     Frames,
     Prepare,
     Prepared,
@@ -17,6 +19,7 @@ from appliance.engine.ipc import (
     WorkerChannel,
     command_decoder,
     frame,
+    report_decoder,
 )
 from appliance.types import Message
 
@@ -56,3 +59,18 @@ def test_the_worker_reads_what_there_is_and_sees_the_end() -> None:
         assert channel.receive(wait=True) == [Cancel(1)]
         ours.close()
         assert channel.receive(wait=True) is None
+
+
+def test_a_worker_that_lingers_drops_what_comes_until_the_other_side_closes() -> None:
+    front, back = socket.socketpair()
+    channel = WorkerChannel(back)
+    channel.send(Fatal("last words"))
+    front.sendall(b"too late")
+    lingering = threading.Thread(target=channel.linger)
+    lingering.start()
+    front.sendall(b"later still")
+    assert [*Frames(report_decoder).feed(front.recv(1000))] == [Fatal("last words")]
+    front.close()
+    lingering.join(10)
+    assert not lingering.is_alive()
+    back.close()
