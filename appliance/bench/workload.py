@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 CHAT_TURNS = 10  # then a client's next conversation begins
 # Below these a text of the kind does not fit; with a shared prefix twice as much is wanted.
-LEAST_PROMPT_TOKENS: dict[Kind, int] = {"free": 33, "grounded": 96, "code": 120, "chat": 48}
+LEAST_PROMPT_TOKENS: dict[Kind, int] = {"free": 33, "grounded": 64, "code": 120, "chat": 48}
 TEMPLATE_TOKENS = 13  # what ChatML, Qwen's and SmolLM2's template, adds to a system and a user message
 MAX_TURNS = 4096  # for one client: beyond that names repeat
 
@@ -88,18 +88,15 @@ def estimated_tokens(text: str) -> int:
 
 
 def _free(rng: random.Random, room: int) -> str:
-    wish = f"Tell a long story of a {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}."
+    wish = f"Write an essay of 900 words about the {rng.choice(NOUNS)}."
     notes = _prose(rng, room - estimated_tokens(wish) - 1)
     return f"{notes}\n{wish}" if notes else wish
 
 
 def _grounded(rng: random.Random, room: int) -> str:
-    """A document, and a question whose answer quotes it from its first quarter on."""
-    question = "Copy the document word by word, from the sentence that begins with “{}” to its end. Add nothing."
-    document = _prose(rng, room - estimated_tokens(question) - 10)
-    sentences = document.split(". ")
-    begin = " ".join(sentences[len(sentences) // 4].split()[:4])
-    return f"Document:\n{document}\n\n{question.format(begin)}"
+    """A document, and the wish to have it quoted: asked for a part, small models stop after a sentence."""
+    wish = "Repeat the whole document, all sentences, word by word."
+    return f"Document:\n{_prose(rng, room - estimated_tokens(wish) - 4)}\n\n{wish}"
 
 
 def _code(rng: random.Random, room: int) -> str:
@@ -143,7 +140,7 @@ def _chat(
 
 
 def _question(rng: random.Random) -> str:
-    return f"Tell me more of the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} and the {rng.choice(NOUNS)}."
+    return f"Write a page about the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} and the {rng.choice(NOUNS)}."
 
 
 # ---- words -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import chat, config, models, serve, version
+from appliance.cli import bench, chat, config, models, serve, version
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 serve.register(app)
 chat.register(app)
+bench.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 version.register(app)

@@ -1,12 +1,11 @@
 """`appliance chat`: options and which of the two ways of asking is meant. Imports the client only when it runs."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from appliance.errors import ConfigError
+from appliance.cli.address import ConfigOption, UrlOption, default_url
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +18,7 @@ def chat(
         str | None,
         typer.Argument(metavar="PROMPT", help="Without it: a conversation, or the prompt from standard input."),
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="The appliance; without it the one of this host's settings.", metavar="URL")
-    ] = None,
+    url: UrlOption = None,
     system: Annotated[str | None, typer.Option(help="System prompt.", metavar="TEXT")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = None,
@@ -41,9 +38,7 @@ def chat(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object: text, finish_reason, usage, timings. Needs a prompt.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings file that names the default URL.", metavar="FILE")
-    ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Talk to an appliance in the terminal.
 
@@ -74,7 +69,7 @@ def chat(
     from appliance.cli.chat.conversation import Conversation
 
     conversation = Conversation(system=system, params=params)
-    address = url or _default_url(config)
+    address = url or default_url(config)
     if prompt is None:
         from appliance.cli.chat.interactive import converse
 
@@ -82,14 +77,3 @@ def chat(
     from appliance.cli.chat.once import ask_once
 
     raise typer.Exit(ask_once(address, conversation, prompt, as_json=as_json))
-
-
-def _default_url(config: Path | None) -> str:
-    """The URL of this host's own appliance. Raises ConfigError."""
-    from appliance.config import load
-
-    server = load(config).settings.server
-    if server.port == 0:
-        raise ConfigError("server.port = 0 takes a free port, which only the daemon's log tells; name it with --url")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 # told apart, not bound
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"

@@ -7,7 +7,6 @@ the loop without breaking into anything.
 
 import asyncio
 import contextlib
-import math
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
@@ -21,12 +20,8 @@ from appliance.cli.chat.screen import Screen
 from appliance.client import (
     Answer,
     Client,
-    ClientError,
-    ConnectFailed,
     ConnectionLost,
     Interrupted,
-    RequestFailed,
-    UnsupportedProtocol,
     connect,
 )
 from appliance.protocol.websocket import Delta, Done, Queued
@@ -152,13 +147,3 @@ def open_client(url: str) -> Iterator[tuple[LoopThread, Client]]:
             yield thread, client
         finally:
             thread.run(connecting.__aexit__(None, None, None))
-
-
-def in_words(error: ClientError) -> str:
-    """One line for people, with the remedy where there is one."""
-    retry_after_s = error.retry_after_s if isinstance(error, ConnectFailed | RequestFailed) else None
-    if retry_after_s is not None:
-        return f"{error}; try again in {math.ceil(retry_after_s)} s"
-    if isinstance(error, ConnectFailed) and not isinstance(error, UnsupportedProtocol):
-        return f"{error}; is it running there? Start it with: appliance serve, or say where it is: --url"
-    return str(error)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import platformdirs
 
-from appliance.cli.chat.asking import LoopThread, Question, in_words, open_client
+from appliance.cli.address import in_words
+from appliance.cli.chat.asking import LoopThread, Question, open_client
 from appliance.cli.chat.conversation import Conversation
 from appliance.cli.chat.screen import Screen, open_screen, statistics
 from appliance.client import Client, ClientError, ConnectionLost

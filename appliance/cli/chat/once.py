@@ -7,7 +7,8 @@ import sys
 
 import msgspec
 
-from appliance.cli.chat.asking import Question, in_words, open_client
+from appliance.cli.address import in_words
+from appliance.cli.chat.asking import Question, open_client
 from appliance.cli.chat.conversation import Conversation
 from appliance.cli.chat.screen import open_screen, statistics
 from appliance.client import ClientError

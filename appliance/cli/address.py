@@ -1,0 +1,40 @@
+"""Which appliance a command asks, and what to say where nobody is there. Opens nothing."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from appliance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from appliance.client import ClientError
+
+UrlOption = Annotated[
+    str | None, typer.Option(help="The appliance; without it the one of this host's settings.", metavar="URL")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="Settings file that names the default URL.", metavar="FILE")]
+
+
+def default_url(config: Path | None) -> str:
+    """The URL of this host's own appliance. Raises ConfigError."""
+    from appliance.config import load
+
+    server = load(config).settings.server
+    if server.port == 0:
+        raise ConfigError("server.port = 0 takes a free port, which only the daemon's log tells; name it with --url")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 # told apart, not bound
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+def in_words(error: "ClientError") -> str:
+    """One line for people, with the remedy where there is one."""
+    from appliance.client import ConnectFailed, RequestFailed, UnsupportedProtocol
+
+    retry_after_s = error.retry_after_s if isinstance(error, ConnectFailed | RequestFailed) else None
+    if retry_after_s is not None:
+        return f"{error}; try again in {math.ceil(retry_after_s)} s"
+    if isinstance(error, ConnectFailed) and not isinstance(error, UnsupportedProtocol):
+        return f"{error}; is it running there? Start it with: appliance serve, or say where it is: --url"
+    return str(error)
