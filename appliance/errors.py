@@ -23,6 +23,10 @@ class StartError(ApplianceError):
     exit_status = 1
 
 
+class ReplaceError(ApplianceError):
+    """The engine's worker could not be replaced now; whoever served goes on, or is being started again."""
+
+
 class RequestError(ApplianceError):
     """A request or message that can't be served; the text is safe to send to the client."""
 

@@ -101,12 +101,13 @@ def _budget(settings: "Settings", served: ServedModel) -> "MemoryBudget | None":
     """What serving takes of memory; None for the fake. Raises ConfigError where the machine has less."""
     if settings.engine.pipeline == "fake":
         return None
-    from appliance.engine.memory import memory_budget, require_room
+    from appliance.engine.memory import memory_budget, require_room, require_rss_limit
     from appliance.observability.memory import memory_limit_bytes
 
     tokens = settings.engine.kv_cache_tokens
     budget = memory_budget(Path(served.directory), tokens)
     require_room(budget, tokens, memory_limit_bytes())
+    require_rss_limit(budget, settings.engine.max_rss_bytes)
     return budget
 
 

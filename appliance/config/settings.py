@@ -62,6 +62,10 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ended and started again."""
     canary_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
     """Seconds without a token after which an idle engine is asked for one, to prove that it works; 0 never asks."""
+    max_rss_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Resident memory of a worker beyond which another takes over, without a failed request; 0 sets no limit."""
+    max_worker_age_s: Annotated[float, Meta(ge=0, le=2_592_000)] = 86_400.0
+    """Seconds that a worker serves until another takes over, without a failed request; 0 sets no limit."""
     start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     """Failures before the first ready after which the daemon gives up with exit status 1."""
     failures_max: Annotated[int, Meta(ge=1, le=1000)] = 6

@@ -1,4 +1,7 @@
-"""The Engine contract over worker processes: one that serves, another when it is lost. Knows no client, no queue."""
+"""The Engine contract over worker processes: one that serves, another when it is lost or has served its time.
+
+Knows no client and no queue.
+"""
 
 import asyncio
 import contextlib
@@ -11,8 +14,9 @@ from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineLimits, EngineListener, EngineState
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
+from appliance.engine.recycling import Handover, Recycler, ReplaceReason
 from appliance.engine.watched import FailureKind, WatchedWorker
-from appliance.errors import StartError
+from appliance.errors import ReplaceError, StartError
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
@@ -27,18 +31,23 @@ CheckModel = Callable[[], object]
 class EngineClient:
     """One worker process after another. `run` supervises until `stop`; the rest is the Engine contract."""
 
-    def __init__(self, load: Load, settings: EngineSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, load: Load, settings: EngineSettings, metrics: Metrics, handover: Handover | None = None
+    ) -> None:
         self._load = load
         self._settings = settings
         self._metrics = metrics
+        self._handover = handover or Handover()
         self._listener: EngineListener
         self._check_model: CheckModel
         self._state: EngineState = "loading"
         self._stopping = asyncio.Event()
-        self._serving: WatchedWorker | None = None  # takes requests
+        self.serving: WatchedWorker | None = None
+        """The worker that takes requests; one that it took over from may still finish some."""
         self._starting: WatchedWorker | None = None  # takes over when it is ready
-        self._workers: dict[WatchedWorker, asyncio.Task[str]] = {}  # all that may still have a process
+        self._workers: dict[WatchedWorker, asyncio.Task[None]] = {}  # all that may still have a process
         self._ended: asyncio.Queue[WatchedWorker | None] = asyncio.Queue()  # each once; None: stop
+        self._replacing = asyncio.Lock()
         self._backoff = Backoff(settings)
         self._pause_s = 0.0
         self._next_start_at: float | None = None
@@ -49,6 +58,9 @@ class EngineClient:
         """Workers lost since the start."""
         self.last_loss: str | None = None
         """Why the last one was lost."""
+        self.recycles = 0
+        """Workers replaced while they were well."""
+        self.recycler = Recycler(self, settings)
 
     # ---- the Engine contract ----------------------------------------------------------------------------
 
@@ -60,12 +72,12 @@ class EngineClient:
     @property
     def ready(self) -> Ready | None:
         """What the worker that serves said of itself; None until there is one."""
-        return None if self._serving is None else self._serving.ready
+        return None if self.serving is None else self.serving.ready
 
     @property
     def worker_pid(self) -> int | None:
         """Process id of the worker that serves, else of the one that starts; None where there is none."""
-        worker = self._serving or self._starting
+        worker = self.serving or self._starting
         return None if worker is None else worker.pid
 
     @property
@@ -75,13 +87,13 @@ class EngineClient:
 
     def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
         """See Engine."""
-        if self._state == "ready" and self._serving is not None:
-            self._serving.prepare(request_id, messages)
+        if self._state == "ready" and self.serving is not None:
+            self.serving.prepare(request_id, messages)
 
     def start(self, request_id: int, sampling: Sampling) -> None:
         """See Engine."""
-        if self._state == "ready" and self._serving is not None and self._serving.holds(request_id):
-            self._serving.start(request_id, sampling)
+        if self._state == "ready" and self.serving is not None and self.serving.holds(request_id):
+            self.serving.start(request_id, sampling)
 
     def cancel(self, request_id: int) -> None:
         """See Engine."""
@@ -99,14 +111,16 @@ class EngineClient:
         """
         self._listener, self._check_model = listener, check_model
         self._launch(self._load)
+        recycling = asyncio.create_task(self.recycler.run(check_model))
         try:
             while (worker := await self._ended.get()) is not None:
-                reason = self._workers.pop(worker).result()
+                self._workers.pop(worker).result()
                 if worker.failure is not None:
-                    self._tell_loss(reason)
-                    await self._pause()
-                    self._restart()
+                    await self._replace_lost(worker)
         finally:
+            self._stopping.set()
+            recycling.cancel()
+            await asyncio.gather(recycling, return_exceptions=True)
             for worker in self._workers:
                 worker.stop()
             await asyncio.gather(*self._workers.values())
@@ -119,10 +133,26 @@ class EngineClient:
         life.add_done_callback(lambda _: self._ended.put_nowait(worker))
         return worker
 
-    def _tell_loss(self, reason: str) -> None:
-        """Raises StartError where that was one too many before the first was ready."""
+    def _manned(self) -> bool:
+        """Whether a worker serves, or one that starts will."""
+        return self.serving is not None or self._starting is not None
+
+    async def _replace_lost(self, worker: WatchedWorker) -> None:
+        """Start another where none is there to take over. Raises what `run` raises."""
         self.losses += 1
-        self.last_loss = reason
+        self.last_loss = worker.reason
+        if self._manned():
+            log.error("engine worker lost, another serves", extra=fields(reason=worker.reason))
+            return
+        self._tell_pause(worker.reason)
+        if not self._ever_ready and self.losses >= self._settings.start_attempts:
+            raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {worker.reason}")
+        self._state = "restarting" if self._ever_ready else "loading"
+        await self._pause()
+        if not self._manned() and not self._stopping.is_set():
+            self._launch(self._load)
+
+    def _tell_pause(self, reason: str) -> None:
         log.error("engine worker lost", extra=fields(reason=reason, next_start_s=round(self._pause_s, 2)))
         if self._backoff.given_up:
             log.error(
@@ -132,9 +162,6 @@ class EngineClient:
                     next_start_s=self._pause_s, reason=reason,
                 ),
             )  # fmt: skip
-        if not self._ever_ready and self.losses >= self._settings.start_attempts:
-            raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
-        self._state = "restarting" if self._ever_ready else "loading"
 
     async def _pause(self) -> None:
         """Wait for the next start, at most until `stop`. Raises what the model's check raises."""
@@ -144,10 +171,6 @@ class EngineClient:
             await asyncio.wait_for(self._stopping.wait(), self._pause_s)
         self._next_start_at = None
         await check
-
-    def _restart(self) -> None:
-        if not self._stopping.is_set() and self._serving is None and self._starting is None:
-            self._launch(self._load)
 
     def stop(self) -> None:
         """Have `run` end the worker and return."""
@@ -159,6 +182,65 @@ class EngineClient:
         for worker in self._workers:
             worker.kill()
 
+    # ---- replacement of a worker that is well ------------------------------------------------------------
+
+    async def replace(self, load: Load, reason: ReplaceReason) -> None:
+        """Have a fresh worker with `load` take over from the one that serves; no request fails of it.
+
+        Where memory allows, it gets ready beside the old one, which then finishes what it runs and ends. Else the old
+        one is ended in a moment without requests. What waits is prepared again. Raises ReplaceError; the old one then
+        goes on serving, or, where it had to end first, one like it is started.
+        """
+        async with self._replacing:
+            old = self.serving
+            if old is None:
+                raise ReplaceError("the engine is not ready")
+            for retired in [worker for worker in self._workers if worker is not old]:
+                await retired.ended.wait()  # at most its requests' deadlines
+            beside = await asyncio.to_thread(self._handover.room_beside, load)
+            if not beside:
+                await self._make_way(old)
+            if self._stopping.is_set() or (beside and self.serving is not old):
+                raise ReplaceError("the engine was lost or stopped meanwhile")
+            fresh = self._launch(load)
+            await fresh.settled.wait()
+            if fresh.ready is None:
+                raise ReplaceError(f"the new worker did not get ready: {fresh.reason}")
+            self._load = load
+            self.recycles += 1
+            self._metrics.engine_recycled(reason)
+            log.info("engine worker recycled", extra=fields(recycle=reason, old=old.pid, pid=fresh.pid, beside=beside))
+
+    async def _make_way(self, old: WatchedWorker) -> None:
+        """End the worker that serves in a moment without requests. Raises ReplaceError where none comes."""
+        try:
+            async with asyncio.timeout(self._handover.idle_wait_s):
+                await old.idle()
+        except TimeoutError:
+            await self._hold_starts(old)
+        if self.serving is not old:
+            raise ReplaceError("the engine was lost meanwhile")
+        self.serving = None
+        self._state = "restarting"
+        self._listener.engine_away()
+        old.stop()
+        await old.ended.wait()
+
+    async def _hold_starts(self, old: WatchedWorker) -> None:
+        """Start nothing until all that runs has ended. Raises ReplaceError, and goes on, where that takes too long."""
+        log.info("engine holds starts back", extra=fields(at_most_s=self._handover.hold_s))
+        self._state = "restarting"
+        old.forget_waiting()
+        self._listener.engine_away()
+        try:
+            async with asyncio.timeout(self._handover.hold_s):
+                await old.idle()
+        except TimeoutError:
+            if self.serving is old:
+                self._take_requests(old)
+            hold_s = self._handover.hold_s
+            raise ReplaceError(f"what runs did not end in the {hold_s:g} s that starts were held back") from None
+
     # ---- from the workers (WorkerOwner) -----------------------------------------------------------------
 
     def worker_loading(self, worker: WatchedWorker, stage: str) -> None:
@@ -169,14 +251,23 @@ class EngineClient:
 
     def worker_ready(self, worker: WatchedWorker, ready: Ready) -> None:
         """It takes requests from now on."""
-        self._starting, self._serving = None, worker
-        self._state = "ready"
+        old, self.serving, self._starting = self.serving, worker, None
+        if old is not None:
+            old.retire()
+            self._metrics.engine_away()
         self._ever_ready = True
         self._metrics.engine_ready(ready.load_s + ready.warm_up_s, ready.rss_bytes)
         log.info(
             "engine ready",
             extra=fields(pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)),
         )
+        self._take_requests(worker)
+
+    def _take_requests(self, worker: WatchedWorker) -> None:
+        ready = worker.ready
+        if ready is None:
+            raise RuntimeError("a worker that is not ready can't take requests")
+        self._state = "ready"
         self._listener.engine_ready(
             EngineLimits(
                 max_running_requests=ready.max_running_requests,
@@ -189,7 +280,7 @@ class EngineClient:
         """Pass it on."""
         match report:
             case Step():
-                if worker is self._serving:
+                if worker is self.serving:
                     self._metrics.step(report.stats)
                 self._listener.step_done(report)
             case Prepared(id=request_id, prompt_tokens=prompt_tokens):
@@ -206,12 +297,15 @@ class EngineClient:
     def worker_failed(self, worker: WatchedWorker, kind: FailureKind) -> None:
         """What it held is lost, and told at once."""
         self._metrics.engine_lost(kind)
-        self._pause_s = self._backoff.lost(worker.ready_for_s)
+        retry_after_s = 1.0  # for what an old worker held, while its successor serves
+        if worker is self.serving or (worker is self._starting and self.serving is None):
+            self._pause_s = self._backoff.lost(worker.ready_for_s)
+            retry_after_s = math.ceil(self._pause_s + TYPICAL_START_S)
         if worker is self._starting:
             self._starting = None
-        else:
-            self._serving = None
+        if worker is self.serving:
+            self.serving = None
             self._state = "stalled" if kind == "stalled" else "restarting"
             self._metrics.engine_away()
             self._listener.engine_away()
-        self._listener.requests_lost(worker.due, float(math.ceil(self._pause_s + TYPICAL_START_S)))
+        self._listener.requests_lost(worker.due, float(retry_after_s))

@@ -1,11 +1,13 @@
-"""What serving a model takes of memory, told before it is started. Knows the IR's text and the KV cache's layout."""
+"""What a worker takes of memory, told before it is started. Knows the IR's text and the KV cache's layout."""
 
 import re
 from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.engine.ipc import Load
 from appliance.errors import ConfigError
+from appliance.observability.memory import available_memory_bytes
 
 MIB = 1 << 20
 # Measured on OpenVINO 2026.4.1 (benchmarks/README.md): weights as repacked for the CPU; those mapped from the file are
@@ -13,6 +15,7 @@ MIB = 1 << 20
 # the rest.
 OVERHEAD_BYTES = 320 * MIB  # of both processes
 SHARE = 0.95  # of the machine's or group's memory; the rest is the kernel's and the operator's shell's
+FAKE_BYTES = 64 * MIB  # a worker without a model
 LEAST_TOKENS = 256  # what engine.kv_cache_tokens may be at least
 ROUND_TOKENS = 1024
 
@@ -68,6 +71,29 @@ def require_room(budget: MemoryBudget, kv_cache_tokens: int, limit_bytes: int) -
         f"(weights {_mib(budget.weights_bytes)}, KV cache {_mib(budget.kv_cache_bytes)}, "
         f"the rest {_mib(budget.overhead_bytes)}), and this machine or control group has {_mib(limit_bytes)}; {remedy}"
     )
+
+
+def require_rss_limit(budget: MemoryBudget, max_rss_bytes: int) -> None:
+    """Raises ConfigError where a worker that is well would be replaced for its size; 0 is no limit."""
+    if 0 < max_rss_bytes < budget.total_bytes:
+        raise ConfigError(
+            f"engine.max_rss_bytes = {max_rss_bytes}: a worker may take {_mib(budget.total_bytes)} when its KV cache "
+            f"is full, and would be replaced for that; take {budget.total_bytes} or more, or 0 for no limit"
+        )
+
+
+def room_beside(load: Load, root: Path = Path("/")) -> bool:
+    """Whether another worker with `load` would fit what memory is left now; False where that can't be told.
+
+    `root`: where proc and sys are looked for. Reads files.
+    """
+    try:
+        need = FAKE_BYTES
+        if load.pipeline != "fake":
+            need = memory_budget(Path(load.directory), load.kv_cache_tokens).total_bytes
+        return need <= available_memory_bytes(root) * SHARE
+    except (OSError, ValueError):
+        return False
 
 
 def _mib(size_bytes: int) -> str:

@@ -53,6 +53,18 @@ class Progress:
         """Requests that the worker owes something for, and that are lost with it; what is merely prepared is not."""
         return [number for number, request in self._requests.items() if request.state is not _State.PREPARED]
 
+    @property
+    def busy(self) -> bool:
+        """Whether the worker owes anything for a request."""
+        return any(request.state is not _State.PREPARED for request in self._requests.values())
+
+    def forget_waiting(self) -> list[int]:
+        """Hold what runs and nothing else, since it is prepared elsewhere; returns what is held no more."""
+        waiting = [number for number, request in self._requests.items() if request.state is not _State.RUNNING]
+        for number in waiting:
+            del self._requests[number]
+        return waiting
+
     def prepare(self, request_id: int) -> None:
         """The worker was asked for a prompt's length."""
         if not self._in(_State.PREPARING):
@@ -78,7 +90,7 @@ class Progress:
 
     def unproved_s(self) -> float:
         """Seconds since it last generated anything; 0 while it owes something, which proves it, or else its loss."""
-        return 0.0 if self.due or self._canary_at is not None else self._clock() - self._generated_at
+        return 0.0 if self.busy or self._canary_at is not None else self._clock() - self._generated_at
 
     def note(self, report: Report) -> bool:
         """Take in what the worker says; False where it answers for a request that is no longer asked of it."""

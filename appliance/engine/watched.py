@@ -69,6 +69,17 @@ class WatchedWorker:
         """What it said of itself once it was warm."""
         self.ready_at = 0.0
         """On the monotonic clock, once it was ready."""
+        self.rss_bytes = 0
+        """Its resident memory as it last said."""
+        self.settled = asyncio.Event()
+        """Set once it is ready, or its process is gone."""
+        self.ended = asyncio.Event()
+        """Set once its process is gone."""
+        self.reason = ""
+        """Why its process is gone."""
+        self._retired = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._canary_asked_at = 0.0
 
     @property
@@ -95,11 +106,13 @@ class WatchedWorker:
     def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
         """Have it render and tokenize a prompt."""
         self._progress.prepare(request_id)
+        self._idle.clear()
         self._send(Prepare(request_id, list(messages)))
 
     def start(self, request_id: int, sampling: Sampling) -> None:
         """Have it answer a request that it has prepared."""
         self._progress.start(request_id)
+        self._idle.clear()
         self._send(Start(request_id, sampling))
 
     def cancel(self, request_id: int) -> None:
@@ -107,14 +120,38 @@ class WatchedWorker:
         self._progress.cancel(request_id)
         self._send(Cancel(request_id))
 
+    def forget_waiting(self) -> None:
+        """Have it keep what runs and forget what waits, which is prepared elsewhere, or again."""
+        for request_id in self._progress.forget_waiting():
+            self._send(Cancel(request_id))
+        self._note_idle()
+
+    async def idle(self) -> None:
+        """Return when it owes nothing, or is lost."""
+        while self._progress.busy and self.failure is None:
+            await self._idle.wait()
+
+    def _note_idle(self) -> None:
+        if not self._progress.busy:
+            self._idle.set()
+            if self._retired:
+                self.stop()
+
     def _send(self, command: Command) -> None:
         if self._process is not None:
             self._process.send(command)
 
     # ---- life -------------------------------------------------------------------------------------------
 
-    async def run(self) -> str:
-        """Start it and serve it until its process is gone; returns why it is gone."""
+    async def run(self) -> None:
+        """Start it and serve it until its process is gone; `reason` then says why."""
+        try:
+            self.reason = await self._live()
+        finally:
+            self.settled.set()
+            self.ended.set()
+
+    async def _live(self) -> str:
         try:
             process = self._process = await open_worker()
         except OSError as error:
@@ -141,23 +178,33 @@ class WatchedWorker:
         """Have `run` end it, politely at first, and return; that is no failure."""
         self._stopping.set()
 
+    def retire(self) -> None:
+        """Have it finish what runs, which each request's deadline bounds, and end."""
+        self._retired = True
+        self.forget_waiting()
+
     def kill(self) -> None:
         """End it at once, without a word."""
         if self._process is not None:
             self._process.kill()
 
     def _handle(self, report: Report) -> None:
-        if self._why or not self._progress.note(report):
+        if self._why or not self._progress.note(report) or (self._stopping.is_set() and isinstance(report, Ready)):
             return  # on its way out, or an answer to what is no longer asked
         match report:
             case Step() | Prepared() | Rejected():
+                if isinstance(report, Step):
+                    self.rss_bytes = report.stats.rss_bytes or self.rss_bytes
+                self._note_idle()
                 self._owner.worker_reported(self, report)
             case Loading(stage=stage):
                 self._owner.worker_loading(self, stage)
             case Ready():
-                self.ready, self.ready_at = report, time.monotonic()
+                self.ready, self.ready_at, self.rss_bytes = report, time.monotonic(), report.rss_bytes
+                self.settled.set()
                 self._owner.worker_ready(self, report)
-            case CanaryAnswer(tokens=tokens):
+            case CanaryAnswer(tokens=tokens, rss_bytes=rss_bytes):
+                self.rss_bytes = rss_bytes
                 if tokens:
                     self._owner.worker_proved(self, time.monotonic() - self._canary_asked_at)
             case Fatal(message=message):
@@ -166,6 +213,7 @@ class WatchedWorker:
     def _fail(self, kind: FailureKind) -> None:
         if self.failure is None and not self._stopping.is_set():
             self.failure = kind
+            self._idle.set()
             self._owner.worker_failed(self, kind)
 
     async def _watch(self, process: WorkerProcess) -> None:

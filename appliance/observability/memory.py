@@ -1,4 +1,4 @@
-"""How much memory this process may come to use: the machine's, or its control group's. Reads files under a root."""
+"""How much memory there is, and is left, for this process: the machine's, or its control group's. Reads files."""
 
 from pathlib import Path
 
@@ -8,40 +8,61 @@ def memory_limit_bytes(root: Path = Path("/")) -> int:
 
     `root`: where proc and sys are looked for. Raises OSError and ValueError where /proc/meminfo is no such file.
     """
-    return min([_machine_bytes(root), *_group_limits(root)])
+    return min([_machine_bytes(root, "MemTotal"), *(limit for _, limit in _groups(root))])
 
 
-def _machine_bytes(root: Path) -> int:
+def available_memory_bytes(root: Path = Path("/")) -> int:
+    """The least of what the machine has available and what any control group above this process has left.
+
+    `root`, and what is raised: as above.
+    """
+    left = [limit - _used(group) for group, limit in _groups(root)]
+    return max(0, min([_machine_bytes(root, "MemAvailable"), *left]))
+
+
+def _machine_bytes(root: Path, wanted: str) -> int:
     for line in (root / "proc/meminfo").read_text("ascii").splitlines():
         name, _, value = line.partition(":")
-        if name == "MemTotal":
+        if name == wanted:
             return int(value.split()[0]) * 1024
-    raise ValueError("MemTotal is not in /proc/meminfo")
+    raise ValueError(f"{wanted} is not in /proc/meminfo")
 
 
-def _group_limits(root: Path) -> list[int]:
-    """Limits of the process's group and of those above it, in both versions of control groups."""
+def _used(group: Path) -> int:
+    """What a group uses, less the file pages that the kernel would give up first."""
+    v2 = (group / "memory.current").exists()
+    used = _number(group / ("memory.current" if v2 else "memory.usage_in_bytes")) or 0
+    try:
+        lines = (group / "memory.stat").read_text("ascii").splitlines()
+    except OSError:
+        return used
+    name = "inactive_file " if v2 else "total_inactive_file "
+    return used - sum(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def _groups(root: Path) -> list[tuple[Path, int]]:
+    """The process's group and those above it that have a limit, in both versions of control groups."""
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:
         return []
-    limits: list[int] = []
+    groups: list[tuple[Path, int]] = []
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
-            limits += _limits_up(root / "sys/fs/cgroup", path, "memory.max")
+            groups += _limited(root / "sys/fs/cgroup", path, "memory.max")
         elif "memory" in controllers.split(","):
-            limits += _limits_up(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-    return limits
+            groups += _limited(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return groups
 
 
-def _limits_up(mount: Path, path: str, name: str) -> list[int]:
+def _limited(mount: Path, path: str, name: str) -> list[tuple[Path, int]]:
     group = mount / path.lstrip("/")
-    found = [_limit(directory / name) for directory in (group, *group.parents) if directory.is_relative_to(mount)]
-    return [limit for limit in found if limit is not None]
+    above = [directory for directory in (group, *group.parents) if directory.is_relative_to(mount)]
+    return [(directory, limit) for directory in above if (limit := _number(directory / name)) is not None]
 
 
-def _limit(file: Path) -> int | None:
+def _number(file: Path) -> int | None:
     try:
         text = file.read_text("ascii").strip()
     except OSError:

@@ -55,6 +55,9 @@ class Metrics:
         self._rejections = counter("admission_rejections", "Requests that were not taken, by reason.", "reason")
         self._resumes = counter("resumes", "Attempts to resume, and detached requests that nobody resumed.", "outcome")
         self._restarts = counter("engine_restarts", "Engine workers lost, by reason.", "reason")
+        self._recycles = counter(
+            "engine_recycles", "Engine workers replaced while they were well, by reason.", "reason"
+        )
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of started requests.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
         self._drafted = counter("draft_tokens", "Tokens drafted from prompts (engine.prompt_lookup).")
@@ -148,6 +151,10 @@ class Metrics:
     def engine_lost(self, reason: str) -> None:
         """A worker is gone; `reason` is one word of few."""
         self._restarts.labels(reason).inc()
+
+    def engine_recycled(self, reason: str) -> None:
+        """Another worker has taken over; `reason` is one word of few."""
+        self._recycles.labels(reason).inc()
 
     def engine_away(self) -> None:
         """There is no worker to tell of."""

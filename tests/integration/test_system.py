@@ -144,6 +144,17 @@ async def test_status_tells_why_the_engine_was_lost(appliance: Appliance) -> Non
     assert "SIGSEGV" in body["engine"]["last_loss"]
 
 
+async def test_status_tells_how_old_the_worker_is_and_how_often_it_was_replaced() -> None:
+    async with running(settings(engine={"max_worker_age_s": 0.2})) as appliance:
+        await appliance.ready()
+        await until(lambda: appliance.daemon.engine.recycles > 0)
+        engine = (await appliance.get("/v1/status"))[1]["engine"]
+        assert engine["recycles"] >= 1
+        assert engine["worker_age_s"] >= 0
+        assert (engine["losses"], engine["last_recycle_failure"]) == (0, None)
+        assert await appliance.metric("appliance_engine_recycles_total") >= 1
+
+
 async def test_the_index_says_what_is_here(appliance: Appliance) -> None:
     async with appliance.session.get(f"{appliance.url}/") as response:
         text = await response.text()

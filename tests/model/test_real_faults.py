@@ -1,8 +1,10 @@
-"""Faults of a worker that really runs SmolLM2: wedged, idle and wedged, out of memory. Nobody waits for ever."""
+"""A worker that really runs SmolLM2, wedged, out of memory, and replaced while it is well. Nobody waits for ever."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import psutil
 import pytest
@@ -76,3 +78,29 @@ async def test_out_of_memory(real: Appliance) -> None:
         assert seen.codes("a", "b") == ["engine_restarted"] * 2
     await answers_again(real, losses + 1)
     assert "out of memory" in (real.daemon.engine.last_loss or "")
+
+
+@pytest.mark.parametrize("pipeline", ["continuous_batching", "llm"])
+async def test_clients_see_nothing_of_workers_that_are_replaced(smollm2: ServedModel, pipeline: str) -> None:
+    engine = {"pipeline": pipeline, "max_worker_age_s": 2.0}
+    async with running(settings(engine=engine), smollm2) as appliance:
+        await appliance.ready()
+        enough = asyncio.Event()
+        clients = [asyncio.create_task(talk(appliance, enough)) for _ in range(3)]
+        await until(lambda: appliance.daemon.engine.recycles >= 1, 90)
+        enough.set()
+        ends = [end for client in await asyncio.gather(*clients) for end in client]
+        assert [end["type"] for end in ends] == ["done"] * len(ends)
+        assert {end["usage"]["completion_tokens"] for end in ends} == {40}
+        assert appliance.daemon.engine.losses == 0
+
+
+async def talk(appliance: Appliance, enough: asyncio.Event) -> list[dict[str, Any]]:
+    """One client that asks until `enough`; how each request ended."""
+    async with appliance.connect() as peer:
+        seen = Ends(peer)
+        while not enough.is_set():
+            name = f"r{len(seen.ends)}"
+            await peer.chat(name, STORY, params={"max_tokens": 40})
+            await seen.until(name)
+        return list(seen.ends.values())

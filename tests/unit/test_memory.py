@@ -2,18 +2,35 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from appliance.engine.memory import MIB, MemoryBudget, kv_bytes_per_token, memory_budget, require_room
+from appliance.engine.ipc import Load
+from appliance.engine.memory import (
+    MIB,
+    MemoryBudget,
+    kv_bytes_per_token,
+    memory_budget,
+    require_room,
+    require_rss_limit,
+    room_beside,
+)
 from appliance.errors import ConfigError
-from appliance.observability.memory import memory_limit_bytes
+from appliance.observability.memory import available_memory_bytes, memory_limit_bytes
 
 GIB = 1 << 30
+LOAD = Load(
+    pipeline="continuous_batching", directory="", eos_token_ids=[], threads=0, precision="auto",
+    kv_cache_tokens=32_768, max_num_batched_tokens=128, max_running_requests=8,
+)  # fmt: skip
 
 
 def tree(root: Path, **files: str) -> Path:
     """Files by path, with __ for /."""
-    for name, text in {"proc__meminfo": f"MemTotal: {8 * GIB // 1024} kB\nMemFree: 1 kB\n", **files}.items():
+    for name, text in {
+        "proc__meminfo": f"MemTotal: {8 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {5 * GIB // 1024} kB\n",
+        **files,
+    }.items():
         file = root / name.replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -79,3 +96,48 @@ def test_a_setting_that_does_not_fit_is_refused_with_one_that_does() -> None:
 def test_a_machine_too_small_for_any_setting_is_told_so() -> None:
     with pytest.raises(ConfigError, match="no value would fit"):
         require_room(MemoryBudget(600 * MIB, 7_296 * 4096, 300 * MIB, 7_296), 4096, 512 * MIB)
+
+
+def test_what_is_available_is_the_machines_or_the_least_that_a_group_has_left(tmp_path: Path) -> None:
+    root = tree(tmp_path, proc__self__cgroup="0::/system.slice/appliance.service\n")
+    assert available_memory_bytes(root) == 5 * GIB
+    service = root / "sys/fs/cgroup/system.slice/appliance.service"
+    service.mkdir(parents=True)
+    for name, text in {"max": f"{2 * GIB}\n", "current": f"{GIB}\n", "stat": "anon 5\ninactive_file 1048576\n"}.items():
+        (service / f"memory.{name}").write_text(text)
+    assert available_memory_bytes(root) == GIB + MIB
+    (service.parent / "memory.max").write_text(f"{3 * GIB}\n")
+    (service.parent / "memory.current").write_text(f"{3 * GIB + 1}\n")
+    assert available_memory_bytes(root) == 0
+
+
+def test_what_a_version_1_group_has_left_counts_too(tmp_path: Path) -> None:
+    root = tree(tmp_path, proc__self__cgroup="4:cpu,memory:/a\n")
+    group = root / "sys/fs/cgroup/memory/a"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(f"{3 * GIB}\n")
+    (group / "memory.usage_in_bytes").write_text(f"{GIB}\n")
+    (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 1048576\n")
+    assert available_memory_bytes(root) == 2 * GIB + MIB
+
+
+def test_a_size_that_a_healthy_worker_passes_is_refused_with_one_that_it_does_not() -> None:
+    budget = MemoryBudget(600 * MIB, 7_296 * 4096, 300 * MIB, 7_296)
+    require_rss_limit(budget, 0)
+    require_rss_limit(budget, budget.total_bytes)
+    with pytest.raises(ConfigError, match=rf"engine\.max_rss_bytes = 1000000: .* take {budget.total_bytes} or more"):
+        require_rss_limit(budget, 1_000_000)
+
+
+def test_there_is_room_for_another_worker_where_its_whole_budget_is_available(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "openvino_model.xml").write_text(ir(layers=24, heads=2, size=64))
+    (model / "openvino_model.bin").write_bytes(bytes(1000))
+    load = msgspec.structs.replace(LOAD, directory=str(model))
+    needed = memory_budget(model, load.kv_cache_tokens).total_bytes
+    for available, fits in ((needed * 2, True), (needed, False)):
+        assert (
+            room_beside(load, tree(tmp_path / "root", proc__meminfo=f"MemAvailable: {available // 1024} kB\n")) is fits
+        )
+    assert not room_beside(load, tmp_path / "nothing")

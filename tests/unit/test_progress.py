@@ -179,3 +179,16 @@ def test_who_runs_a_request_needs_no_canary() -> None:
     watched.step(1, ended=(1,))
     watched.now += 5
     assert watched.progress.unproved_s() == 5
+
+
+def test_what_waits_is_forgotten_when_another_worker_prepares_it_and_what_runs_is_not() -> None:
+    watched = Watched()
+    watched.running(1)
+    watched.progress.prepare(2)
+    watched.progress.note(Prepared(2, 10))
+    watched.progress.prepare(3)
+    assert sorted(watched.progress.forget_waiting()) == [2, 3]
+    assert watched.progress.due == [1]
+    assert not watched.progress.note(Prepared(3, 10))
+    watched.step(ended=(1,))
+    assert not watched.progress.busy

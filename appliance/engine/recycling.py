@@ -1,0 +1,98 @@
+"""When a worker has served its time and another takes over. Knows ages and sizes; knows no request."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from appliance.config import EngineSettings
+from appliance.engine.ipc import Load
+from appliance.engine.memory import room_beside
+from appliance.engine.watched import WatchedWorker
+from appliance.errors import ConfigError, ReplaceError
+from appliance.observability.logs import fields
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+
+ReplaceReason = Literal["age", "memory"]
+
+
+class Handover(Struct, frozen=True, kw_only=True):
+    """How a worker makes way for another."""
+
+    room_beside: Callable[[Load], bool] = room_beside
+    """Whether both fit what memory there is now; called on a thread."""
+    idle_wait_s: float = 300.0
+    """Where they don't: seconds to wait for a moment without requests, until starts are held back."""
+    hold_s: float = 30.0
+    """Seconds that starts are held back at most: a quarter of the deadline that a request has by default."""
+
+
+class Replaceable(Protocol):
+    """Whose worker is replaced."""
+
+    @property
+    def serving(self) -> WatchedWorker | None:
+        """The worker that takes requests."""
+
+    async def replace(self, load: Load, reason: ReplaceReason) -> None:
+        """Have another worker take over. Raises ReplaceError."""
+
+
+class Recycler:
+    """Replaces the worker that serves when it is too old or too large."""
+
+    def __init__(self, engine: Replaceable, settings: EngineSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._too_small_told = False
+        self.last_failure: str | None = None
+        """Why the last attempt failed; None once one has succeeded."""
+
+    async def run(self, check_model: Callable[[], object]) -> None:
+        """Recycle until cancelled. An attempt that fails is told, and made again after a growing pause.
+
+        `check_model` runs on a thread before each; what it raises is a failure of the attempt, since whoever serves
+        has the model in memory.
+        """
+        pause_s = self._settings.restart_backoff_max_s
+        age_s = self._settings.max_worker_age_s
+        while True:
+            await asyncio.sleep(min(LOOK_S, age_s / 4) if age_s else LOOK_S)
+            worker = self._engine.serving
+            reason = None if worker is None else self._due(worker)
+            if worker is None or reason is None:
+                continue
+            try:
+                await asyncio.to_thread(check_model)
+                await self._engine.replace(worker.load, reason)
+            except (ReplaceError, ConfigError) as error:
+                self.last_failure = str(error)
+                log.error(  # noqa: TRY400 # the message says it all
+                    "engine worker not recycled",
+                    extra=fields(recycle=reason, reason=self.last_failure, next_try_s=pause_s),
+                )
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._settings.retry_interval_s)
+            else:
+                self.last_failure = None
+                pause_s = self._settings.restart_backoff_max_s
+
+    def _due(self, worker: WatchedWorker) -> ReplaceReason | None:
+        age_s, most_bytes = self._settings.max_worker_age_s, self._settings.max_rss_bytes
+        if age_s and worker.ready_for_s > age_s:
+            return "age"
+        if most_bytes and worker.rss_bytes > most_bytes and worker.ready is not None:
+            if worker.ready.rss_bytes <= most_bytes:
+                return "memory"
+            if not self._too_small_told:  # replacing it would bring another of that size, again and again
+                self._too_small_told = True
+                log.error(
+                    "engine.max_rss_bytes is less than a fresh worker takes, and is left aside",
+                    extra=fields(max_rss_bytes=most_bytes, fresh_rss_bytes=worker.ready.rss_bytes),
+                )
+        return None
