@@ -168,7 +168,7 @@ def _common_text(workload: Workload) -> str:
 def _name(seed: int, client: int, turn: int) -> str:
     """Three words that no other (client, turn) of this seed has, below MAX_TURNS turns."""
     rng = random.Random(f"{seed}/names")  # noqa: S311
-    number = client * MAX_TURNS + turn
+    number = (client * MAX_TURNS + turn) ^ rng.getrandbits(_NAME_BITS)  # else the first is 0, whatever the seed
     for _ in range(2):  # each of these leads to every number once: odd factors, shifts that can be undone
         number = number * (rng.getrandbits(_NAME_BITS) | 1) % (1 << _NAME_BITS)
         number ^= number >> (_NAME_BITS // 2)

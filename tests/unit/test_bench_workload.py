@@ -61,6 +61,13 @@ def test_no_two_requests_begin_alike(kind: Kind) -> None:
     assert max(common_words(one, other) for one, other in combinations(openings, 2)) < 3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_seed_begins_otherwise_from_the_first_request_on(kind: Kind) -> None:
+    openings = [messages(workload(kind, seed=seed), 0, 0)[0].content for seed in range(100)]
+    assert max(common_words(one, other) for one, other in combinations(openings, 2)) < BLOCK_WORDS
+    assert len({opening.split()[0] for opening in openings}) > 50
+
+
 def test_a_share_of_the_requests_begins_with_the_common_text() -> None:
     half = workload("free", shared_prefix=0.5)
     openings = [messages(half, client, turn)[0].content for client in range(10) for turn in range(20)]
