@@ -26,7 +26,7 @@ class Daemon:
         self.model = model
         self.metrics = Metrics()
         self.metrics.describe(model.id, model.digest, __version__, metadata.version("openvino"))
-        self.engine = EngineClient(_load(settings, model), settings.engine, self.metrics)
+        self.engine = EngineClient(engine_load(settings, model), settings.engine, self.metrics)
         capacity = Capacity(context_tokens=model.context_tokens, kv_cache_tokens=settings.engine.kv_cache_tokens)
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, capacity, self.metrics)
         self.keeper = Keeper(
@@ -60,7 +60,8 @@ class Daemon:
                 return state
 
 
-def _load(settings: Settings, model: ServedModel) -> Load:
+def engine_load(settings: Settings, model: ServedModel) -> Load:
+    """What an engine worker is told to load."""
     engine = settings.engine
     lookup = engine.prompt_lookup if engine.pipeline == "continuous_batching" else "off"
     return Load(
