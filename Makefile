@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUITES := tests/unit tests/contract tests/integration tests/model
 OTHER_SUITES := $(filter-out $(SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
 
-.PHONY: help serve test test-all check docs-check format clean environment
+.PHONY: help serve test test-all bench check docs-check format clean environment
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -19,6 +19,10 @@ test: environment ## unit, contract, integration and SmolLM2 tests (ARGS="-k nam
 
 test-all: environment ## the suites that are not in test: imports that take a minute each
 	@$(if $(OTHER_SUITES),$(BIN)/pytest $(OTHER_SUITES) $(ARGS),echo "test-all: there are no suites besides those of make test")
+
+# Not in CI: figures want a machine that does nothing else.
+bench: ## the daemon beside the bare pipeline and llama.cpp, 15 minutes (ARGS="--only clients-8")
+	@deploy/bootstrap.sh bench && exec $(BIN)/python -m benchmarks $(ARGS)
 
 check: environment ## format, lint, types, layers, spelling, YAML, shell, docs
 	$(BIN)/ruff format --check .
@@ -39,7 +43,7 @@ format: environment ## format, and fix what can be fixed
 
 clean: ## remove .venv and all that was built; models stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find appliance tests -name __pycache__ -prune -exec rm -rf {} +
+	find appliance benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 environment:
 	@deploy/bootstrap.sh test

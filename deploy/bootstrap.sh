@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this checkout and installs the project into it.
 #
-# Usage: deploy/bootstrap.sh serve|test     (PYTHON=/path/to/python3 chooses the interpreter)
+# Usage: deploy/bootstrap.sh serve|test|bench     (PYTHON=/path/to/python3 chooses the interpreter)
 #
 # Nothing is made before everything that is needed is there. A stamp, written last, makes the next run
 # return at once and without the network; an interrupted run leaves no stamp and is done again.
@@ -16,8 +16,10 @@ die() { printf 'bootstrap: %s\n' "$@" >&2; exit 1; }
 
 case ${1-} in
   serve) extras=systemd ;;
-  test) extras=systemd,dev ;; # holds all that serve needs, so its .venv does for both
-  *) die "usage: deploy/bootstrap.sh serve|test" ;;
+  # Each holds all that those before it need, so its .venv does for them too.
+  test) extras=systemd,dev ;;
+  bench) extras=systemd,dev,bench ;;
+  *) die "usage: deploy/bootstrap.sh serve|test|bench" ;;
 esac
 
 # The interpreter itself, not the shim or the virtual environment that leads to it: ours may be active now.
@@ -61,9 +63,12 @@ venv_is_whole() {
 
 is_done() {
   venv_is_whole || return 1
-  local text
+  local text enough
   text=$(<"$stamp")
-  [ "$text" = "$(stamp_text "$extras")" ] || [ "$text" = "$(stamp_text systemd,dev)" ]
+  for enough in systemd systemd,dev systemd,dev,bench; do
+    if [[ $enough == "$extras"* && $text == "$(stamp_text "$enough")" ]]; then return 0; fi
+  done
+  return 1
 }
 
 # The Debian packages without which the installation would fail half way.

@@ -121,6 +121,12 @@ def test_what_the_tests_need_is_enough_to_serve_and_not_the_other_way_round(host
     assert host.installs("serve") == []
 
 
+def test_what_the_benchmark_needs_is_enough_for_the_rest_and_not_the_other_way_round(host: Host) -> None:
+    host.installs("test")
+    assert host.installs("bench") == installed("systemd,dev,bench")
+    assert host.installs("test") == host.installs("serve") == []
+
+
 @pytest.mark.parametrize("changed", ["pyproject.toml", "appliance/__init__.py"])
 def test_changed_dependencies_or_version_are_installed_into_the_same_environment(host: Host, changed: str) -> None:
     host.installs()
