@@ -14,6 +14,7 @@ from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineLimits, EngineListener, EngineState
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
+from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.recycling import Handover, Recycler, ReplaceReason
 from appliance.engine.watched import FailureKind, WatchedWorker
 from appliance.errors import ReplaceError, StartError
@@ -60,7 +61,8 @@ class EngineClient:
         """Why the last one was lost."""
         self.recycles = 0
         """Workers replaced while they were well."""
-        self.recycler = Recycler(self, settings)
+        mode = LookupMode(drafting=load.prompt_lookup) if load.watch_drafts else None
+        self.recycler = Recycler(self, settings, mode)
 
     # ---- the Engine contract ----------------------------------------------------------------------------
 
@@ -198,6 +200,8 @@ class EngineClient:
             for retired in [worker for worker in self._workers if worker is not old]:
                 await retired.ended.wait()  # at most its requests' deadlines
             beside = await asyncio.to_thread(self._handover.room_beside, load)
+            if not beside and reason == "drafts":
+                raise ReplaceError("there is no memory for a second worker, and a faster one is not worth a pause")
             if not beside:
                 await self._make_way(old)
             if self._stopping.is_set() or (beside and self.serving is not old):
@@ -282,6 +286,7 @@ class EngineClient:
             case Step():
                 if worker is self.serving:
                     self._metrics.step(report.stats)
+                    self.recycler.watch(report.stats)
                 self._listener.step_done(report)
             case Prepared(id=request_id, prompt_tokens=prompt_tokens):
                 self._listener.prompt_prepared(request_id, prompt_tokens)

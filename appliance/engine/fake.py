@@ -7,7 +7,7 @@ matter to it but for max_tokens. Words in the last message steer it:
 `fake:reject` has the prompt refused; `fake:crash` ends the process in prefill; `fake:raise` raises in a step;
 `fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them;
 `fake:allocate-mib=N` takes so much memory in a step, and gives it back; `fake:leak-mib=N` keeps it;
-`fake:mute` has every later answer end without a token.
+`fake:mute` has every later answer end without a token; `fake:draft-gain=N` says that drafts gain N percent.
 """
 
 import os
@@ -95,7 +95,9 @@ class FakePipeline:
         for request_id in ended:
             del self._running[request_id]
         used = sum(-(-(r.prefilled + r.produced) // BLOCK_TOKENS) for r in self._running.values())
-        return StepOutput(tokens, ended, used / self.limits.kv_blocks, used * BLOCK_TOKENS)
+        gains = [r.steering["draft-gain"] / 100 for r in self._running.values() if "draft-gain" in r.steering]
+        gain = gains[0] if gains else None
+        return StepOutput(tokens, ended, used / self.limits.kv_blocks, used * BLOCK_TOKENS, draft_gain=gain)
 
     def _advance(self, running: _Running) -> list[int]:
         if "idle-steps" in running.steering:

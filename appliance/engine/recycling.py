@@ -1,24 +1,28 @@
-"""When a worker has served its time and another takes over. Knows ages and sizes; knows no request."""
+"""When a worker has served its time and another takes over. Knows ages, sizes and speeds; knows no request."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.config import EngineSettings
 from appliance.engine.ipc import Load
+from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.memory import room_beside
 from appliance.engine.watched import WatchedWorker
 from appliance.errors import ConfigError, ReplaceError
 from appliance.observability.logs import fields
+from appliance.types import EngineStats
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 
-ReplaceReason = Literal["age", "memory"]
+ReplaceReason = Literal["age", "memory", "drafts"]
 
 
 class Handover(Struct, frozen=True, kw_only=True):
@@ -44,14 +48,24 @@ class Replaceable(Protocol):
 
 
 class Recycler:
-    """Replaces the worker that serves when it is too old or too large."""
+    """Replaces the worker that serves when it is too old or too large, or when one of the other kind would be faster:
+    one that drafts from prompts, or one that doesn't.
+    """
 
-    def __init__(self, engine: Replaceable, settings: EngineSettings) -> None:
+    def __init__(self, engine: Replaceable, settings: EngineSettings, mode: LookupMode | None) -> None:
+        """`mode`: what the first worker does; None where it is not to change."""
         self._engine = engine
         self._settings = settings
+        self._mode = mode
+        self._mode_due = False
         self._too_small_told = False
         self.last_failure: str | None = None
         """Why the last attempt failed; None once one has succeeded."""
+
+    def watch(self, stats: EngineStats) -> None:
+        """Take in what the worker that serves said of a step."""
+        if self._mode is not None and stats.draft_gain is not None:
+            self._mode_due = self._mode.watch(stats.draft_gain, stats.step_s, time.monotonic())
 
     async def run(self, check_model: Callable[[], object]) -> None:
         """Recycle until cancelled. An attempt that fails is told, and made again after a growing pause.
@@ -69,7 +83,7 @@ class Recycler:
                 continue
             try:
                 await asyncio.to_thread(check_model)
-                await self._engine.replace(worker.load, reason)
+                await self._replace(worker.load, reason)
             except (ReplaceError, ConfigError) as error:
                 self.last_failure = str(error)
                 log.error(  # noqa: TRY400 # the message says it all
@@ -81,6 +95,14 @@ class Recycler:
             else:
                 self.last_failure = None
                 pause_s = self._settings.restart_backoff_max_s
+
+    async def _replace(self, load: Load, reason: ReplaceReason) -> None:
+        if reason != "drafts" or self._mode is None:
+            await self._engine.replace(load, reason)
+            return
+        self._mode_due = False
+        await self._engine.replace(replace(load, prompt_lookup=not load.prompt_lookup), reason)
+        self._mode.changed(time.monotonic())
 
     def _due(self, worker: WatchedWorker) -> ReplaceReason | None:
         age_s, most_bytes = self._settings.max_worker_age_s, self._settings.max_rss_bytes
@@ -95,4 +117,4 @@ class Recycler:
                     "engine.max_rss_bytes is less than a fresh worker takes, and is left aside",
                     extra=fields(max_rss_bytes=most_bytes, fresh_rss_bytes=worker.ready.rss_bytes),
                 )
-        return None
+        return "drafts" if self._mode_due else None

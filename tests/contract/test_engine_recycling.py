@@ -221,3 +221,24 @@ def test_a_fake_fits_beside_and_a_model_that_is_not_there_does_not(tmp_path: os.
     assert Handover().room_beside(FAKE)
     missing: Load = msgspec.structs.replace(FAKE, pipeline="continuous_batching", directory=str(tmp_path))
     assert not Handover().room_beside(missing)
+
+
+async def test_a_worker_that_drafts_at_a_loss_makes_way_for_one_that_does_not() -> None:
+    drafting = msgspec.structs.replace(FAKE, prompt_lookup=True, watch_drafts=True)
+    async with serving(drafting, NEVER, BESIDE) as served:
+        _, long = served.ask("story fake:step-ms=50 fake:draft-gain=80", 200)
+        await until(lambda: served.engine.recycles == 1, 30)
+        assert served.engine.serving is not None
+        assert served.engine.serving.load == msgspec.structs.replace(drafting, prompt_lookup=False)
+        await long.ended.wait()
+        assert (long.end, long.text) == ("length", "story " * 200)
+
+
+async def test_speed_is_not_worth_a_pause_where_memory_has_room_for_one_worker_only() -> None:
+    drafting = msgspec.structs.replace(FAKE, prompt_lookup=True, watch_drafts=True)
+    async with serving(drafting, NEVER, BETWEEN) as served:
+        old = served.engine.serving
+        with pytest.raises(ReplaceError, match="no memory for a second worker"):
+            await served.engine.replace(FAKE, "drafts")
+        assert served.engine.serving is old
+        assert served.engine.state == "ready"
