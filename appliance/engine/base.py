@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from appliance.engine.ipc import Step
+from appliance.engine.ipc import Ready, Step
 from appliance.types import FinishReason, Message, Sampling
 
 EngineState = Literal["loading", "warming", "ready", "restarting", "stalled", "stopped"]
@@ -20,6 +20,13 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
     max_running_requests: int
     kv_blocks: int
     block_tokens: int
+
+
+def limits_of(ready: Ready) -> EngineLimits:
+    """What a worker said that it can hold."""
+    return EngineLimits(
+        max_running_requests=ready.max_running_requests, kv_blocks=ready.kv_blocks, block_tokens=ready.block_tokens
+    )
 
 
 class EngineListener(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
-from appliance.engine.base import EngineLimits, EngineListener, EngineState
+from appliance.engine.base import EngineListener, EngineState, limits_of
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.recycling import Handover, Recycler, ReplaceReason
@@ -240,8 +240,8 @@ class EngineClient:
             async with asyncio.timeout(self._handover.hold_s):
                 await old.idle()
         except TimeoutError:
-            if self.serving is old:
-                self._take_requests(old)
+            if self.serving is old and old.ready is not None:
+                self._take_requests(old.ready)
             hold_s = self._handover.hold_s
             raise ReplaceError(f"what runs did not end in the {hold_s:g} s that starts were held back") from None
 
@@ -265,20 +265,11 @@ class EngineClient:
             "engine ready",
             extra=fields(pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)),
         )
-        self._take_requests(worker)
+        self._take_requests(ready)
 
-    def _take_requests(self, worker: WatchedWorker) -> None:
-        ready = worker.ready
-        if ready is None:
-            raise RuntimeError("a worker that is not ready can't take requests")
+    def _take_requests(self, ready: Ready) -> None:
         self._state = "ready"
-        self._listener.engine_ready(
-            EngineLimits(
-                max_running_requests=ready.max_running_requests,
-                kv_blocks=ready.kv_blocks,
-                block_tokens=ready.block_tokens,
-            )
-        )
+        self._listener.engine_ready(limits_of(ready))
 
     def worker_reported(self, worker: WatchedWorker, report: Step | Prepared | Rejected) -> None:
         """Pass it on."""

@@ -14,7 +14,7 @@ from appliance.engine.ipc import Load
 from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.memory import room_beside
 from appliance.engine.watched import WatchedWorker
-from appliance.errors import ConfigError, ReplaceError
+from appliance.errors import ApplianceError
 from appliance.observability.logs import fields
 from appliance.types import EngineStats
 
@@ -84,11 +84,12 @@ class Recycler:
             try:
                 await asyncio.to_thread(check_model)
                 await self._replace(worker.load, reason)
-            except (ReplaceError, ConfigError) as error:
+            except Exception as error:
                 self.last_failure = str(error)
-                log.error(  # noqa: TRY400 # the message says it all
+                log.error(  # noqa: TRY400 # the message says it all, but for a defect
                     "engine worker not recycled",
                     extra=fields(recycle=reason, reason=self.last_failure, next_try_s=pause_s),
+                    exc_info=None if isinstance(error, ApplianceError) else error,  # a defect: but who serves is well
                 )
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, self._settings.retry_interval_s)
@@ -113,7 +114,7 @@ class Recycler:
                 return "memory"
             if not self._too_small_told:  # replacing it would bring another of that size, again and again
                 self._too_small_told = True
-                log.error(
+                log.error(  # noqa: TRY400 # the message says it all, but for a defect
                     "engine.max_rss_bytes is less than a fresh worker takes, and is left aside",
                     extra=fields(max_rss_bytes=most_bytes, fresh_rss_bytes=worker.ready.rss_bytes),
                 )
