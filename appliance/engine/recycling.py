@@ -114,7 +114,7 @@ class Recycler:
                 return "memory"
             if not self._too_small_told:  # replacing it would bring another of that size, again and again
                 self._too_small_told = True
-                log.error(  # noqa: TRY400 # the message says it all, but for a defect
+                log.error(
                     "engine.max_rss_bytes is less than a fresh worker takes, and is left aside",
                     extra=fields(max_rss_bytes=most_bytes, fresh_rss_bytes=worker.ready.rss_bytes),
                 )
