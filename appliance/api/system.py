@@ -31,12 +31,12 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 where a request would be answered now, else 503 with the reason, and with what the engine was lost to."""
+    """200 where a request would be answered now, else 503 with the reason, and why no engine takes requests."""
     daemon = request.app[DAEMON]
     reason = daemon.not_ready()
     if reason is None:
         return json_response({"ready": True})
-    detail = None if reason == "draining" else daemon.engine.last_loss
+    detail = None if reason == "draining" else daemon.engine.why_away
     return json_response({"ready": False, "reason": reason, "detail": detail}, 503)
 
 

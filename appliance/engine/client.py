@@ -59,6 +59,8 @@ class EngineClient:
         """Workers lost since the start."""
         self.last_loss: str | None = None
         """Why the last one was lost."""
+        self.why_away: str | None = None
+        """Why no worker takes requests; None while one does, or has never been."""
         self.recycles = 0
         """Workers replaced while they were well."""
         mode = LookupMode(drafting=load.prompt_lookup) if load.watch_drafts else None
@@ -143,6 +145,7 @@ class EngineClient:
         """Start another where none is there to take over. Raises what `run` raises."""
         self.losses += 1
         self.last_loss = worker.reason
+        self.why_away = None if self.serving else worker.reason
         if self._manned():
             log.error("engine worker lost, another serves", extra=fields(reason=worker.reason))
             return
@@ -225,17 +228,20 @@ class EngineClient:
         if self.serving is not old:
             raise ReplaceError("the engine was lost meanwhile")
         self.serving = None
-        self._state = "restarting"
-        self._listener.engine_away()
+        self._go_away()
         old.stop()
         await old.ended.wait()
+
+    def _go_away(self) -> None:
+        self._state = "restarting"
+        self.why_away = "a new worker is to take over, and memory allows one at a time"
+        self._listener.engine_away()
 
     async def _hold_starts(self, old: WatchedWorker) -> None:
         """Start nothing until all that runs has ended. Raises ReplaceError, and goes on, where that takes too long."""
         log.info("engine holds starts back", extra=fields(at_most_s=self._handover.hold_s))
-        self._state = "restarting"
         old.forget_waiting()
-        self._listener.engine_away()
+        self._go_away()
         try:
             async with asyncio.timeout(self._handover.hold_s):
                 await old.idle()
@@ -269,6 +275,7 @@ class EngineClient:
 
     def _take_requests(self, ready: Ready) -> None:
         self._state = "ready"
+        self.why_away = None
         self._listener.engine_ready(limits_of(ready))
 
     def worker_reported(self, worker: WatchedWorker, report: Step | Prepared | Rejected) -> None:
@@ -302,6 +309,7 @@ class EngineClient:
         if worker is self.serving:
             self.serving = None
             self._state = "stalled" if kind == "stalled" else "restarting"
+            self.why_away = worker.why or "the worker ended by itself"
             self._metrics.engine_away()
             self._listener.engine_away()
         self._listener.requests_lost(worker.due, float(retry_after_s))

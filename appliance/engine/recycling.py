@@ -86,7 +86,7 @@ class Recycler:
                 await self._replace(worker.load, reason)
             except Exception as error:
                 self.last_failure = str(error)
-                log.error(  # noqa: TRY400 # the message says it all, but for a defect
+                log.error(  # noqa: TRY400 # a traceback only where it helps
                     "engine worker not recycled",
                     extra=fields(recycle=reason, reason=self.last_failure, next_try_s=pause_s),
                     exc_info=None if isinstance(error, ApplianceError) else error,  # a defect: but who serves is well

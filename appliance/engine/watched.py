@@ -88,6 +88,11 @@ class WatchedWorker:
         return None if self._process is None else self._process.pid
 
     @property
+    def why(self) -> str:
+        """Why it is lost, as far as that is known before its process is gone; else empty."""
+        return self._why
+
+    @property
     def due(self) -> list[int]:
         """Requests that are lost with it."""
         return self._progress.due

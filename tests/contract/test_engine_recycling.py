@@ -42,7 +42,7 @@ async def test_a_steady_stream_of_requests_sees_nothing_of_many_recycles(handove
         for question, answer in said:
             assert (answer.end, answer.text) == ("length", expected_answer(question, 12))
         assert served.engine.losses == 0
-        assert served.engine.state == "ready"
+        await served.ready()
 
 
 async def test_beside_the_old_worker_finishes_what_it_runs_and_ends() -> None:
@@ -160,12 +160,13 @@ async def test_what_does_not_end_while_starts_are_held_back_lets_them_go_on() ->
         await until(lambda: long.text != "")
         replacing = asyncio.create_task(served.engine.replace(FAKE, "age"))
         await until(lambda: served.engine.state == "restarting")
+        assert "take over" in (served.engine.why_away or "")
         _, held_back = served.ask("held back", 2)
         with pytest.raises(ReplaceError, match="held back"):
             await replacing
         await held_back.ended.wait()
         assert (held_back.text, long.end) == ("held back ", None)
-        assert (served.engine.worker_pid, served.engine.state) == (pid, "ready")
+        assert (served.engine.worker_pid, served.engine.state, served.engine.why_away) == (pid, "ready", None)
         served.dispatcher.cancel(ticket)
 
 

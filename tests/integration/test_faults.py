@@ -40,7 +40,9 @@ async def test_a_worker_stopped_in_the_middle_of_answers_costs_each_of_them_one_
         await two.chat("waits", "its turn", params={"max_tokens": 2})
         await second.until_queued("waits")
         os.kill(worker(appliance), signal.SIGSTOP)
-        assert (await not_ready(appliance))["reason"] in ("stalled", "restarting")
+        told = await not_ready(appliance)
+        assert told["reason"] in ("stalled", "restarting")
+        assert "no progress" in str(told["detail"])
         await first.until("a", "b")
         await second.until("c", "waits")
         assert first.codes("a", "b") + second.codes("c") == ["engine_restarted"] * 3
