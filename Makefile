@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUITES := tests/unit tests/contract tests/integration tests/model
 OTHER_SUITES := $(filter-out $(SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
 
-.PHONY: help serve test test-all bench check docs-check format clean environment
+.PHONY: help serve test test-all bench soak check docs-check format clean environment
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -23,6 +23,9 @@ test-all: environment ## the suites that are not in test: imports that take a mi
 # Not in CI: figures want a machine that does nothing else.
 bench: ## the daemon beside the bare pipeline and llama.cpp, 15 minutes (ARGS="--only clients-8")
 	@deploy/bootstrap.sh bench && exec $(BIN)/python -m benchmarks $(ARGS)
+
+soak: environment ## churn a daemon of its own for a minute, and tell what leaked (ARGS="10": minutes)
+	@deploy/soak.sh $(ARGS)
 
 check: environment ## format, lint, types, layers, spelling, YAML, shell, docs
 	$(BIN)/ruff format --check .

@@ -165,7 +165,21 @@ def _compare(a: Path, b: Path) -> None:
 
 
 def _soak(url: str, minutes: float, seed: int | None, json_file: Path | None) -> int:
-    raise NotImplementedError
+    import msgspec
+
+    from appliance.bench.measure import new_seed
+    from appliance.bench.progress import showing_progress
+    from appliance.bench.soak import SoakPlan, soak
+    from appliance.bench.soak.report import print_report
+
+    plan = SoakPlan(url=url, minutes=minutes, seed=new_seed() if seed is None else seed)
+    with showing_progress() as progress:
+        report = _run(soak(plan, progress))
+    if report is None:
+        return EXIT_INTERRUPTED
+    print_report(report, sys.stdout)
+    _write(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return 1 if report.problems else 0
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T | None:
