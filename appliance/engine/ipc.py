@@ -20,6 +20,7 @@ RECEIVE_BYTES = 1 << 18
 RECEIVE_MAX_BYTES = 1 << 24  # in one go; what is beyond waits for the next step
 LINGER_S = 2.0
 _HEADER = struct.Struct("<I")
+_DROPPED = bytearray(4096)
 
 
 class ChannelError(Exception):
@@ -227,5 +228,5 @@ class WorkerChannel:
         """
         self._socket.settimeout(LINGER_S)
         with contextlib.suppress(OSError):
-            while self._socket.recv(RECEIVE_BYTES):
+            while self._socket.recv_into(_DROPPED):  # into what is there: memory may be what ran out
                 pass

@@ -4,7 +4,8 @@ import re
 
 # posix_memalign is what OpenVINO's buffers are made with; its 12 is ENOMEM.
 _SAID = re.compile(
-    r"MemoryError|bad_alloc|posix_memalign failed|annot allocate memory|ailed to allocate|out of memory", re.IGNORECASE
+    r"MemoryError|bad_alloc|posix_memalign failed|annot allocate memory|ailed to allocate|an't alloc|out of memory",
+    re.IGNORECASE,
 )
 
 
