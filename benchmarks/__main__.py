@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from appliance.errors import ConfigError
-from benchmarks import chats, prefills
+from benchmarks import chats, memory, prefills
 from benchmarks.cells import CELLS
 from benchmarks.errors import BenchmarkError
 from benchmarks.preparing import Plan
 from benchmarks.running import run
 from benchmarks.tuning import tune_llama
 
-NAMES = [*(cell.name for cell in CELLS), chats.NAME, prefills.NAME]
+NAMES = [*(cell.name for cell in CELLS), chats.NAME, memory.NAME, prefills.NAME]
 RESULTS = Path(__file__).with_name("results")
 SIGINT_STATUS = 130
 

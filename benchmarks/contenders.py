@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 ISA_CAP = "AVX2_VNNI"
 READY_TIMEOUT_S = 180.0
 LEVEL_TIMEOUT_S = 900.0
+DEADLINE_S = 600.0  # the longest that a request may name by default: on a slow machine too nothing is cut short
 REST_TIMEOUT_S = 60.0
 REST_S = 0.2
 RESTING_CORES = 0.1
@@ -90,7 +91,12 @@ class DaemonTarget:
         text: list[str] = []
         try:
             async with self._client.stream(
-                messages, max_tokens=max_tokens, temperature=0, repetition_penalty=1, seed=seed
+                messages,
+                max_tokens=max_tokens,
+                temperature=0,
+                repetition_penalty=1,
+                seed=seed,
+                deadline_s=DEADLINE_S,
             ) as answer:
                 async for event in answer.events():
                     if isinstance(event, Delta):
@@ -124,6 +130,8 @@ class Daemon:
         self.url = child.url
         self.front: Use | None = None
         """What the front process took for the last level."""
+        self.resident_bytes: dict[str, int] = {}
+        """Of the `front` process and of the engine `worker` (both, while one replaces the other) at its end."""
         self._pid = child.pid
         self._log = log
 
@@ -136,11 +144,11 @@ class Daemon:
                 targets.__getitem__, workload, concurrency, requests=requests, duration_s=None, warm_up=0
             )
             self.front = meter.read()
+            self.resident_bytes = self._resident_bytes()  # now: a worker that grew may be replaced when it rests
         await self._rest()
         return measured
 
-    def resident_bytes(self) -> dict[str, int]:
-        """Of the `front` process and of the engine `worker`, now. Raises BenchmarkError where one is gone."""
+    def _resident_bytes(self) -> dict[str, int]:
         try:
             front = psutil.Process(self._pid)
             workers = [int(child.memory_info().rss) for child in front.children()]

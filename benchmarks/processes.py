@@ -108,12 +108,12 @@ async def serving(
 
 async def stop(process: asyncio.subprocess.Process) -> None:
     """SIGTERM, after STOP_TIMEOUT_S SIGKILL to its whole session; returns when it has been waited for."""
-    if process.returncode is None:
+    try:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
     finally:  # also where this wait is cancelled
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

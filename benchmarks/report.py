@@ -210,6 +210,6 @@ def _llama(results: Results) -> Iterator[str]:
 
 
 def _memory(results: Results) -> Iterator[str]:
-    memory = results.memory_bytes
-    if memory:
-        yield f"- Resident after all cells: {', '.join(f'{role} {size / MB:.0f} MB' for role, size in memory.items())}."
+    parts = [f"{role} {size / MB:.0f} MB" for role, size in results.memory_bytes.items()]
+    if parts:
+        yield f"- Resident after the KV cache was used from end to end: {', '.join(parts)}."

@@ -113,7 +113,7 @@ class Results(Struct, kw_only=True):
     chats: list[ChatRun] = field(default_factory=list)
     prefills: list[PrefillRun] = field(default_factory=list)
     memory_bytes: dict[str, int] = field(default_factory=dict)
-    """Resident after all cells, of the daemon's `front` and `worker`."""
+    """Resident after the KV cache was used from end to end, of the daemon's `front` and `worker`."""
     verdicts: list[Verdict] = field(default_factory=list)
 
     def cell(self, name: str) -> CellResult | None:

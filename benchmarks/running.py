@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from appliance.bench.host import describe_host
-from benchmarks import chats, prefills
+from benchmarks import chats, memory, prefills
 from benchmarks.cells import BARE, CELLS, DAEMON, Q4_0
 from benchmarks.contenders import Daemon, open_bare_loop, open_daemon
 from benchmarks.measuring import SEEDS_PER_CELL, Openers, rotated, run_cell
@@ -73,7 +73,10 @@ async def _run_beside_each_other(plan: Plan, prepared: Prepared, results: Result
                 results.cells.append(await run_cell(some, openers, _seed(plan, number), say))
         if chats.NAME in plan.names:
             await _run_chats(plan, openers, results)
-        results.memory_bytes = daemon.resident_bytes()
+        if memory.NAME in plan.names:
+            kv_cache_tokens = prepared.appliance().settings.engine.kv_cache_tokens
+            seed = _seed(plan, len(CELLS) + 2)
+            results.memory_bytes = await memory.run_memory(daemon, kv_cache_tokens, seed, say)
 
 
 async def _run_chats(plan: Plan, openers: Openers, results: Results) -> None:

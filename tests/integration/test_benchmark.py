@@ -11,6 +11,8 @@ from appliance.bench.workload import Workload
 from benchmarks.cells import DAEMON
 from benchmarks.contenders import Appliance, open_daemon
 from benchmarks.errors import BenchmarkError
+from benchmarks.memory import run_memory
+from benchmarks.prefills import run_prefill
 from benchmarks.processes import free_port, serving
 
 WORKLOAD = Workload(kind="free", prompt_tokens=40, output_tokens=8, seed=1)
@@ -68,7 +70,7 @@ async def test_the_daemon_is_measured_over_its_socket(tmp_path: Path) -> None:
     appliance = Appliance(tmp_path / "store", "fake", tmp_path, {"engine.pipeline": "fake"})
     async with open_daemon(appliance, tmp_path / "log") as daemon:
         level, samples = await daemon.measure(WORKLOAD, 3, 2)
-        memory = daemon.resident_bytes()
+        memory = daemon.resident_bytes
     assert (daemon.name, level.requests, level.failed) == (DAEMON, 6, 0)
     assert {sample.tokens for sample in samples} == {8}
     assert all(sample.prompt_tokens for sample in samples)
@@ -76,3 +78,23 @@ async def test_the_daemon_is_measured_over_its_socket(tmp_path: Path) -> None:
     assert daemon.front.rss_bytes > 0
     assert set(memory) == {"front", "worker"}
     assert all(memory.values())
+
+
+async def test_memory_is_read_after_prompts_as_long_as_the_cache(tmp_path: Path) -> None:
+    said: list[str] = []
+    appliance = Appliance(tmp_path / "store", "fake", tmp_path, {"engine.pipeline": "fake"})
+    async with open_daemon(appliance, tmp_path / "log") as daemon:
+        resident = await run_memory(daemon, 32_768, 1, said.append)
+    assert all(resident[role] > 0 for role in ("front", "worker"))
+    assert len(said) == 1
+    assert "after 16 prompts of 2100 tokens" in said[0]
+
+
+async def test_a_long_prompt_is_measured_beside_a_stream(tmp_path: Path) -> None:
+    appliance = Appliance(tmp_path / "store", "fake", tmp_path, {"engine.pipeline": "fake"})
+    async with open_daemon(appliance, tmp_path / "log") as daemon:
+        run = await run_prefill(daemon, 128, 1, lambda line: None)
+    assert run.max_num_batched_tokens == 128
+    assert run.prompt_tokens > 0
+    assert run.stall_ms > 0
+    assert run.ttft_ms > 0
