@@ -40,7 +40,7 @@ def test_a_daemon_that_is_as_before_has_no_problem() -> None:
         ({"kv_cache_usage_ratio": 0.11}, "leaked KV blocks: 11.00% of the cache in use when idle, 10.00% before"),
         ({"rss_front_bytes": 81.7e6}, "memory of the daemon grew by 2.1% since 60 s"),
         ({"rss_engine_bytes": 520e6}, "memory of the worker grew by 4.0% since 60 s"),
-        ({"engine_restarts": 1}, "the engine was lost 1 times"),
+        ({"engine_restarts": 1, "rss_engine_bytes": 900e6}, "the engine was lost 1 times"),
     ],
 )
 def test_what_is_left_behind_is_a_problem(change: dict[str, float], problem: str) -> None:
@@ -51,6 +51,11 @@ def test_what_is_left_behind_is_a_problem(change: dict[str, float], problem: str
 
 def test_memory_of_a_short_soak_is_not_judged() -> None:
     end = replace(IDLE, at_s=70.0, rss_front_bytes=160e6)
+    assert find_problems(IDLE, WARM, end, findings()) == []
+
+
+def test_the_memory_of_another_worker_is_not_compared() -> None:
+    end = replace(IDLE, at_s=600.0, rss_front_bytes=80e6, rss_engine_bytes=900e6, engine_recycles=1)
     assert find_problems(IDLE, WARM, end, findings()) == []
 
 

@@ -28,6 +28,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     kv_cache_usage_ratio: float | None
     """None where the engine can't tell."""
     engine_restarts: float
+    engine_recycles: float = 0.0
+    """Workers replaced while they were well: another one's memory can't be compared with theirs."""
 
     @property
     def idle(self) -> bool:
@@ -47,6 +49,7 @@ def snapshot(metrics: Metrics, at_s: float) -> Snapshot:
         connections=metrics.value("appliance_websocket_connections"),
         kv_cache_usage_ratio=None if math.isnan(usage) else usage,
         engine_restarts=sum(metrics.by_label("appliance_engine_restarts_total", "reason").values()),
+        engine_recycles=sum(metrics.by_label("appliance_engine_recycles_total", "reason").values()),
     )
 
 
@@ -112,9 +115,10 @@ def growth_counts(duration_s: float) -> bool:
 
 
 def _growth(warm: Snapshot, end: Snapshot) -> Iterator[tuple[str, float | None]]:
-    for name, field in (("daemon", "rss_front_bytes"), ("worker", "rss_engine_bytes")):
-        before, after = getattr(warm, field), getattr(end, field)
-        yield name, after / before - 1 if before else None
+    """By process; None where it is not the same any more."""
+    yield "daemon", end.rss_front_bytes / warm.rss_front_bytes - 1
+    same = (warm.engine_restarts, warm.engine_recycles) == (end.engine_restarts, end.engine_recycles)
+    yield "worker", end.rss_engine_bytes / warm.rss_engine_bytes - 1 if same and warm.rss_engine_bytes else None
 
 
 def print_report(report: SoakReport, out: TextIO) -> None:
@@ -127,11 +131,15 @@ def print_report(report: SoakReport, out: TextIO) -> None:
     judged = "" if growth_counts(report.end.at_s) else ", not judged: that takes 2 minutes"
     for name, field in (("daemon", "rss_front_bytes"), ("worker", "rss_engine_bytes")):
         before, after = getattr(report.warm, field), getattr(report.end, field)
+        growth = report.rss_growth.get(name)
+        told = "another process by then" if growth is None else f"{growth:+.2%}{judged}"
         print(
             f"memory of the {name}: {before / 1e6:.1f} MB after {report.warm.at_s:.0f} s, {after / 1e6:.1f} MB at the "
-            f"end, {report.rss_growth.get(name, 0.0):+.2%}{judged}",
+            f"end, {told}",
             file=out,
         )
+    if report.end.engine_recycles > report.idle.engine_recycles:
+        print(f"workers replaced: {report.end.engine_recycles - report.idle.engine_recycles:g}", file=out)
     usage = [shot.kv_cache_usage_ratio for shot in (report.idle, report.end)]
     shown = ["unknown" if ratio is None else f"{ratio:.2%}" for ratio in usage]
     print(f"KV cache in use when idle: {shown[0]} before, {shown[1]} after", file=out)
