@@ -57,12 +57,12 @@ async def asking(handle: Handler, max_tokens: int = 48) -> AsyncIterator[tuple[L
 
 async def test_each_text_counts_and_the_end_tells_tokens() -> None:
     async for target, counts in asking(
-        streams(choice(), choice("Hel"), choice("lo"), choice(None, "stop"), USAGE, END)
+        streams(choice(), choice("Good"), choice("bye"), choice(None, "stop"), USAGE, END)
     ):
         assert [count async for count in counts] == [1, 1]
         ending = target.ending
         assert ending is not None
-        assert (ending.outcome, ending.tokens, ending.prompt_tokens, ending.text) == ("stop", 2, 31, "Hello")
+        assert (ending.outcome, ending.tokens, ending.prompt_tokens, ending.text) == ("stop", 2, 31, "Goodbye")
 
 
 async def test_it_asks_for_a_greedy_answer_without_a_penalty() -> None:
@@ -90,7 +90,7 @@ async def test_a_refusal_is_told_with_its_status() -> None:
 
 
 async def test_an_answer_that_breaks_off_is_a_failure() -> None:
-    async for target, counts in asking(streams(choice("Hel"))):
+    async for target, counts in asking(streams(choice("Good"))):
         with pytest.raises(TargetError):
             [count async for count in counts]
         assert target.ending is None
