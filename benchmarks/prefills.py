@@ -16,7 +16,7 @@ from benchmarks.measuring import Say
 from benchmarks.results import PrefillRun
 
 NAME = "long-prefill"
-BATCHED_TOKENS = (32, 64, 128, 256)
+BATCHED_TOKENS = (32, 48, 64, 96, 128, 256)
 ROUNDS = 3
 STREAM_TOKENS = 600  # more than comes while the prompt is computed
 STREAM_BEFORE = 12  # arrivals, for the gap without the prompt

@@ -47,7 +47,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Precision of the arithmetic (OpenVINO's INFERENCE_PRECISION_HINT); `auto` leaves it to the CPU."""
     kv_cache_tokens: Annotated[int, Meta(ge=256, le=1 << 24)] = 32_768
     """Tokens of all running requests together, prompts and answers, that the KV cache holds."""
-    max_num_batched_tokens: Annotated[int, Meta(ge=16, le=65_536)] = 128
+    max_num_batched_tokens: Annotated[int, Meta(ge=16, le=65_536)] = 48
     """Most prompt tokens computed in one step; smaller cancels sooner and stalls others less."""
     max_running_requests: Annotated[int, Meta(ge=1, le=256)] = 16
     """Requests that share a step (`llm` runs one whatever this says)."""

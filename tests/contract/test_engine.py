@@ -157,3 +157,16 @@ async def test_a_killed_worker_is_told_once_and_replaced(engine: Heard) -> None:
     assert (await engine.finish(again)).completion_tokens >= 1
     assert engine.engine.worker_pid != first
     assert not psutil.pid_exists(first)
+
+
+@pytest.mark.model
+async def test_a_request_that_drafts_may_fill_the_kv_cache_to_its_last_token(real_load: Load) -> None:
+    small = msgspec.structs.replace(real_load, prompt_lookup=True, watch_drafts=True, kv_cache_tokens=256)
+    question = "Go on for ever: ```" + "one two three four five six seven eight nine ten " * 4
+    async with heard(small) as engine:
+        request_id = await engine.prepare(question)
+        engine.engine.start(request_id, greedy(256 - engine.listener.prompt_tokens[request_id]))
+        finish = await engine.finish(request_id)
+        assert (finish.reason, finish.error) == ("length", None)
+        assert engine.listener.prompt_tokens[request_id] + finish.completion_tokens == 256
+        assert sum(step.stats.drafted_right for step in engine.listener.steps) > 50

@@ -49,8 +49,8 @@ def test_the_shadow_drafts_as_genai_does(prompt: list[int], answer: list[int], d
 
 
 def test_an_answer_that_repeats_its_prompt_is_drafted_whole() -> None:
-    text = list(range(100, 140))
-    assert Shadow(text).grow(text) == [DRAFT_MAX_TOKENS] * 6  # the first token, then 6 of 5 drafted and one more
+    text = list(range(100, 100 + 1 + 3 * (DRAFT_MAX_TOKENS + 1)))  # the first token, then all drafted and one more
+    assert Shadow(text).grow(text) == [DRAFT_MAX_TOKENS] * 3
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def properties(load: Load) -> dict[str, Any]:
 def scheduler_config(load: Load) -> ov_genai.SchedulerConfig:
     """A KV cache of fixed size, prompts cut into steps."""
     scheduler = ov_genai.SchedulerConfig()
-    scheduler.num_kv_blocks = load.kv_cache_tokens // BLOCK_TOKENS
+    # Drafts are written behind a request's last token, even where it may have no more: a block each, or a request that
+    # fills the cache ends as IGNORED.
+    spare_blocks = load.max_running_requests if load.prompt_lookup else 0
+    scheduler.num_kv_blocks = load.kv_cache_tokens // BLOCK_TOKENS + spare_blocks
     scheduler.cache_size = 0  # whole GB only; both zero would mean growth without bound
     scheduler.dynamic_split_fuse = True
     scheduler.max_num_batched_tokens = load.max_num_batched_tokens
