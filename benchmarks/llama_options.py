@@ -1,8 +1,8 @@
 """The flags that llama.cpp's server runs with, and those that were tried to find its best. Knows no process."""
 
 BEST = ("--flash-attn", "on", "--cache-ram", "0", "--poll", "100")
-"""Polling made a single stream 5 to 8 % faster, flash attention 7 %; the others below stayed within noise. Without a copy
-of each finished prompt to memory, which serves no prompt that is new. Not --prio: that is a privilege over other
+"""Polling made a single stream 5 to 8 % faster, flash attention 7 %; the others below stayed within noise. Without a
+copy of each finished prompt to memory, which serves no prompt that is new. Not --prio: that is a privilege over other
 processes, which the rest is measured without.
 """
 
