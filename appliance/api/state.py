@@ -73,6 +73,6 @@ def engine_load(settings: Settings, model: ServedModel) -> Load:
         kv_cache_tokens=engine.kv_cache_tokens,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_running_requests=engine.max_running_requests,
-        prompt_lookup=lookup != "off",
+        prompt_lookup=lookup == "on",  # auto begins without: what it then measures speaks for drafts, or does not
         watch_drafts=lookup == "auto",
     )

@@ -6,6 +6,7 @@ Prompt lookup lets one step yield several tokens where the answer repeats its pr
 slower, where it does not. What it brings, or would bring, is known with and without it: see `Shadow`.
 """
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from msgspec import Struct
 from appliance.engine.ngram import DRAFT_MAX_TOKENS, Shadow
 from appliance.types import Message
 
-GAIN_WINDOW_S = 10.0  # of steps, over which the gain is averaged
+GAIN_WINDOW_S = 4.0  # of steps, over which the gain is averaged
 DOCUMENT_CHARS = 1200  # about 300 tokens
 CODE_LINES = 4
 GREEDY_BELOW = 0.3  # a temperature that mostly takes the likeliest token
@@ -26,7 +27,7 @@ _CODE = re.compile(r"^(?: {2,}|\t)\S|[;{}]\s*$|^\s*(?:def|class|import|return|fu
 
 # Before anything has been seen: the share of drafts whose first token is right, and of those the share whose next is.
 _PRIOR = {"code": (0.70, 0.87), "document": (0.30, 0.70), "free": (0.08, 0.50)}
-_PRIOR_WEIGHT = 40.0  # drafts that the prior counts for
+_PRIOR_WEIGHT = 6.0  # drafts that the prior counts for: about as many as one answer decides that quotes its prompt
 _MEMORY = 0.998  # what one draft leaves of the weight of those before it: about the last 500 count
 
 # Milliseconds of a step by its rows (tokens computed), as on 2 cores with AVX2_VNNI; only ratios matter, and what is
@@ -105,10 +106,15 @@ class Drafts:
         self._requests: dict[int, _Request] = {}
         self._acceptances: dict[tuple[str, bool], _Acceptance] = {}
         self._times = _StepTimes()
-        self.gain: float | None = None
-        """Tokens a second with the best number of draft tokens over that without any, for the load of the last seconds:
-        above 1 drafting pays. None until something was answered.
+        self._seconds_with = 0.0
+        self._seconds_without = 0.0
+
+    @property
+    def gain(self) -> float | None:
+        """Speed with the best number of draft tokens over that without any, prompts and answers together, for the load
+        of the last seconds: above 1 drafting pays. None until something was computed.
         """
+        return self._seconds_without / self._seconds_with if self._seconds_with else None
 
     def start(self, request_id: int, kind: str, temperature: float, prompt: Iterable[int]) -> int:
         """Draft tokens for a new request, 1 to DRAFT_MAX_TOKENS: what yields the most tokens a second beside those that
@@ -125,7 +131,9 @@ class Drafts:
         running = self._requests.values()
         if running and all(request.answering for request in running):  # no prefill among them
             self._times.add(sum(1 + request.drafted for request in running), step_s)
-            self._watch_gain(step_s)
+            self._weigh(step_s, self._decoding_gain())
+        elif running:
+            self._weigh(step_s, 1.0)  # prompts take as long either way
         drafted = right = 0
         for request_id, ids in tokens.items():
             request = self._requests.get(request_id)
@@ -150,13 +158,18 @@ class Drafts:
 
         return max(range(1, DRAFT_MAX_TOKENS + 1), key=tokens_per_s)
 
-    def _watch_gain(self, step_s: float) -> None:
+    def _decoding_gain(self) -> float:
         count = len(self._requests)
 
         def tokens_per_s(drafted: int) -> float:
             tokens = sum(request.acceptance.tokens_per_step(drafted) for request in self._requests.values())
             return tokens / self._times.of(count * (1 + drafted))
 
-        gain = max(map(tokens_per_s, range(1, DRAFT_MAX_TOKENS + 1))) / tokens_per_s(0)
-        share = min(1.0, step_s / GAIN_WINDOW_S)
-        self.gain = gain if self.gain is None else self.gain + share * (gain - self.gain)
+        return max(map(tokens_per_s, range(1, DRAFT_MAX_TOKENS + 1))) / tokens_per_s(0)
+
+    def _weigh(self, step_s: float, gain: float) -> None:
+        """Count what a step took, and what it would have taken the other way, against those before it."""
+        rest = math.exp(-step_s / GAIN_WINDOW_S)
+        took_with = step_s if self._drafting else step_s / gain
+        self._seconds_with = self._seconds_with * rest + took_with
+        self._seconds_without = self._seconds_without * rest + took_with * gain

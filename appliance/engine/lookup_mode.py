@@ -6,10 +6,12 @@ place when the load has changed for a while.
 """
 
 LOSS = 0.97  # a gain below this speaks against drafting
-WIN = 1.10  # and one above this for it
-LOSS_PATIENCE_S = 3.0  # of steps in which drafts cost more than they bring
-WIN_PATIENCE_S = 20.0
-LEAST_BETWEEN_S = 120.0  # changes: each loads a model beside the one that answers, and forgets its prefix cache
+WIN = 1.25  # and one above this for it
+LOSS_PATIENCE_S = 2.0  # of steps in which drafts cost more than they bring
+WIN_PATIENCE_S = 8.0
+# Drafting is taken up again at most so often: a change loads a model beside the one that answers, and forgets the
+# prefix cache. It is given up at any time, since it costs as long as it goes on.
+LEAST_BETWEEN_S = 120.0
 
 
 class LookupMode:
@@ -24,9 +26,10 @@ class LookupMode:
         """Take in a step of `step_s` seconds; True where the mode should change now. `changed` says that it has."""
         speaks_against = gain < LOSS if self.drafting else gain > WIN
         self._against_s = self._against_s + step_s if speaks_against else 0.0
-        if self._changed_at is not None and now_s - self._changed_at < LEAST_BETWEEN_S:
-            return False
-        return self._against_s >= (LOSS_PATIENCE_S if self.drafting else WIN_PATIENCE_S)
+        if self.drafting:
+            return self._against_s >= LOSS_PATIENCE_S
+        lately = self._changed_at is not None and now_s - self._changed_at < LEAST_BETWEEN_S
+        return self._against_s >= WIN_PATIENCE_S and not lately
 
     def changed(self, now_s: float) -> None:
         """The other kind of worker answers from now on."""
