@@ -33,6 +33,8 @@ def load(request: pytest.FixtureRequest) -> Load:
     if request.param == "fake":
         return FAKE
     real: Load = request.getfixturevalue("real_load")
+    if request.param == "continuous_batching":
+        return msgspec.structs.replace(real, watch_drafts=True)  # as with engine.prompt_lookup = "auto"
     if request.param == "prompt_lookup":
         return msgspec.structs.replace(real, pipeline="continuous_batching", prompt_lookup=True, watch_drafts=True)
     return msgspec.structs.replace(real, pipeline=request.param)

@@ -53,8 +53,9 @@ class ContinuousBatching:
             config = generation_config(self._load, sampling)
             if self._drafts is not None:
                 ids = prompt.ids.data[0].tolist()
-                config.num_assistant_tokens = self._drafts.start(request_id, prompt.kind, sampling.temperature, ids)
-                config.max_ngram_size = NGRAM_MAX_TOKENS
+                drafted = self._drafts.start(request_id, prompt.kind, sampling.temperature, ids)
+                if drafted:  # a pipeline that can't draft refuses either value
+                    config.num_assistant_tokens, config.max_ngram_size = drafted, NGRAM_MAX_TOKENS
             self._handles[request_id] = self._pipeline.add_request(request_id, prompt.ids, config)
         except RuntimeError as error:
             raise RequestRejected(f"the engine refused the request: {reason(error)}") from error
