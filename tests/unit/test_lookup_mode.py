@@ -1,6 +1,6 @@
 """When drafting is given up, and when it is taken up again."""
 
-from appliance.engine.lookup_mode import LEAST_BETWEEN_S, LOSS_PATIENCE_S, WIN_PATIENCE_S, LookupMode
+from appliance.engine.lookup_mode import LEAST_BETWEEN_S, LOSS_PATIENCE_S, WIN_SAVED_S, LookupMode
 
 STEP_S = 0.05
 
@@ -21,9 +21,11 @@ def test_drafting_is_given_up_soon_where_it_costs_and_kept_where_it_does_not() -
 
 def test_drafting_is_taken_up_where_it_brings_clearly_more() -> None:
     assert seconds_until_change(LookupMode(drafting=False), 1.15, 0) is None
-    seconds = seconds_until_change(LookupMode(drafting=False), 1.4, 0)
-    assert seconds is not None
-    assert LOSS_PATIENCE_S < seconds <= WIN_PATIENCE_S + STEP_S
+    little, much = (seconds_until_change(LookupMode(drafting=False), gain, 0) for gain in (1.5, 3.0))
+    assert little is not None
+    assert much is not None
+    assert abs(little - 3 * WIN_SAVED_S) < 2 * STEP_S, "a third of each step would have been saved"
+    assert abs(much - 1.5 * WIN_SAVED_S) < 2 * STEP_S, "two thirds of each step would have been saved"
 
 
 def test_a_short_burst_changes_nothing() -> None:
