@@ -62,6 +62,7 @@ class Connection:
             writer.cancel()
             closing = [self._closing] if self._closing is not None else []
             await asyncio.gather(writer, *closing, return_exceptions=True)
+            await self._part()
             log.debug("connection closed", extra=fields(client=self.client, code=self._ws.close_code))
 
     def going_away(self, deadline_s: float) -> None:
@@ -77,6 +78,13 @@ class Connection:
         if self._transport is not None:
             await _flushed(self._transport, CLOSE_TIMEOUT_S)
             self._transport.abort()  # does nothing to one that is closed
+
+    async def _part(self) -> None:
+        """A peer that has stopped both speaking and reading: a transport that closes waits for ever to be flushed."""
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            await _flushed(self._transport, CLOSE_TIMEOUT_S)
+            if self._transport.get_write_buffer_size():
+                self._transport.abort()
 
     def _too_slow(self) -> None:
         log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
