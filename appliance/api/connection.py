@@ -166,6 +166,7 @@ class Connection:
         detached = keeper.detached_of(self.client)
         if len(self._live) + detached >= most:
             without = f" ({detached} of them without a socket)" if detached else ""
+            self._daemon.metrics.rejected(RateLimited.code)
             raise RateLimited(f"{most} requests of yours are live{without}, which is all there may be", retry_after_s=1)
 
     def _tell(self, event: Event) -> None:

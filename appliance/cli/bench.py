@@ -31,7 +31,7 @@ def bench(
     url: UrlOption = None,
     concurrency: Annotated[str, typer.Option(help="Clients at once, for each level.", metavar="N,…")] = "1,2,4,8,10",
     kind: Annotated[str, typer.Option(help="Of free, grounded, code and chat.", metavar="KIND,…")] = "free",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt, ±10 %.")] = 249,
+    prompt_tokens: Annotated[int, typer.Option(min=1, max=131_072, help="Tokens of a prompt, ±10 %.")] = 249,
     output_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 48,
     requests: Annotated[
         int | None, typer.Option(min=1, max=4000, help="Requests of each client at each level; 4 without --duration.")

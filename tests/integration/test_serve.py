@@ -38,7 +38,7 @@ async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_lets_live_answers_finish_and_ends_with_0(served: Served, number: signal.Signals) -> None:
     url, worker = served.url, served.worker_pid()
     async with aiohttp.ClientSession() as session:

@@ -269,6 +269,7 @@ async def test_live_requests_of_one_socket_are_bounded() -> None:
             await peer.chat(f"r{number}", ENDLESS, params={"max_tokens": 4000})
         (error,) = [m for m in await peer.until("error") if m["type"] == "error"]
         assert (error["id"], error["code"]) == ("r2", "rate_limited")
+        assert await appliance.metric('appliance_admission_rejections_total{reason="rate_limited"}') == 1
         await other.chat("r0", "fine", params={"max_tokens": 1})
         assert (await other.answer("r0"))[1]["type"] == "done"
 
