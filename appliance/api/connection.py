@@ -48,6 +48,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the socket until its end, whoever ends it."""
         writer = asyncio.create_task(self._outbox.run())
+        writer.add_done_callback(self._writer_ended)
         self._outbox.put(self._hello())
         left_s = self._daemon.dispatcher.drain_left_s
         if left_s is not None:
@@ -79,12 +80,23 @@ class Connection:
             await _flushed(self._transport, CLOSE_TIMEOUT_S)
             self._transport.abort()  # does nothing to one that is closed
 
+    def _writer_ended(self, writer: "asyncio.Task[None]") -> None:
+        """By itself, as nothing can be written any more: a peer that half-closes tells the reading side of no end."""
+        if not writer.cancelled() and self._transport is not None:
+            self._transport.abort()
+
     async def _part(self) -> None:
-        """A peer that has stopped both speaking and reading: a transport that closes waits for ever to be flushed."""
-        if self._transport is not None and self._transport.get_write_buffer_size():
-            await _flushed(self._transport, CLOSE_TIMEOUT_S)
-            if self._transport.get_write_buffer_size():
-                self._transport.abort()
+        """A peer that has stopped both speaking and reading: a transport that closes waits for ever to be flushed, and
+        aiohttp has a last frame for it when this has returned.
+        """
+        if self._transport is None:
+            return
+        await _flushed(self._transport, CLOSE_TIMEOUT_S)
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        asyncio.get_running_loop().call_later(
+            CLOSE_TIMEOUT_S, self._transport.abort
+        )  # does nothing to one that is closed
 
     def _too_slow(self) -> None:
         log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
