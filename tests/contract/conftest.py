@@ -43,5 +43,5 @@ def load(request: pytest.FixtureRequest) -> Load:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(load: Load) -> AsyncIterator[Heard]:
     """One ready engine for each pipeline, shared by the module's tests: each leaves it idle."""
-    async with heard(load) as ready:
+    async with heard(load, changes_mode=False) as ready:
         yield ready

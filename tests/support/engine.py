@@ -9,6 +9,7 @@ from appliance.config import EngineSettings
 from appliance.engine.base import EngineLimits
 from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Finish, Load, Step
+from appliance.engine.recycling import Recycler
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
 from tests.support.daemon import until
@@ -107,9 +108,17 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
-async def heard(load: Load, supervision: EngineSettings = SUPERVISION) -> AsyncIterator[Heard]:
-    """A supervised engine, ready, and ended on leaving."""
+async def heard(
+    load: Load, supervision: EngineSettings = SUPERVISION, *, changes_mode: bool = True
+) -> AsyncIterator[Heard]:
+    """A supervised engine, ready, and ended on leaving.
+
+    `changes_mode`: whether it may replace its worker where drafts are measured to pay or not (a matter of the
+    machine's speed), as it does where `load` watches them.
+    """
     engine = EngineClient(load, supervision, Metrics())
+    if not changes_mode:
+        engine.recycler = Recycler(engine, supervision, None)
     listener = Listener()
     task = asyncio.create_task(engine.run(listener))
     try:
