@@ -23,8 +23,9 @@ from appliance.models.store import Store
 from appliance.types import ServedModel
 from tests.support.daemon import Appliance, running, settings
 
-# Whoever started the tests in the background may have had SIGINT ignored, which children inherit.
+# Whoever started the tests in the background may have had SIGINT ignored, or under nohup SIGHUP; children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SMOLLM2 = "smollm2-135m-instruct"
 PULL_TIMEOUT_S = 600
