@@ -70,6 +70,7 @@ def engine_load(settings: Settings, model: ServedModel) -> Load:
         eos_token_ids=model.eos_token_ids,
         threads=engine.threads,
         precision=engine.precision,
+        dynamic_quantization=engine.dynamic_quantization_group_size,
         kv_cache_tokens=engine.kv_cache_tokens,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_running_requests=engine.max_running_requests,

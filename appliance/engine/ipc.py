@@ -5,6 +5,7 @@ Commands go to the worker, reports come back; end of file ends either side.
 """
 
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     max_running_requests: int
     prompt_lookup: bool = False
     """Draft tokens from the prompt; `llm` has no such thing."""
+    dynamic_quantization: str = "auto"
+    """See options.dynamic_group_size: auto, off, or a group size."""
     watch_drafts: bool = False
     """Tell in each step what drafts gain, or would gain."""
 
@@ -201,25 +204,30 @@ class WorkerChannel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._frames = Frames(command_decoder)
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
 
     def send(self, report: Report) -> None:
         """Write one report. Raises OSError when the front process is gone."""
         self._socket.sendall(frame(report))
 
-    def receive(self, *, wait: bool) -> list[Command] | None:
-        """The commands that have arrived, perhaps none; None at end of file. `wait`: until there are bytes."""
+    def receive(self, wait_s: float | None) -> list[Command] | None:
+        """The commands that have arrived, perhaps none; None at end of file.
+
+        `wait_s`: seconds to wait for the first bytes; None: until there are some.
+        """
         commands: list[Command] = []
-        flags = 0 if wait else socket.MSG_DONTWAIT
+        if wait_s != 0:
+            self._readable.poll(None if wait_s is None else wait_s * 1000)
         # All that is there, so that a cancel does not wait behind a prompt for the next step.
         for _ in range(RECEIVE_MAX_BYTES // RECEIVE_BYTES):
             try:
-                data = self._socket.recv(RECEIVE_BYTES, flags)
+                data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             if not data:
                 return None
             commands += self._frames.feed(data)
-            flags = socket.MSG_DONTWAIT
         return commands
 
     def linger(self) -> None:

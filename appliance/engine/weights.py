@@ -1,4 +1,5 @@
-"""How many bytes of weights one token costs, by the text of the IR. Knows graphs, no OpenVINO and no model file.
+"""How many bytes of weights one token costs, and how they are grouped, by the text of the IR. Knows graphs, no OpenVINO
+and no model file.
 
 Decoding reads every weight once a token, but of an input embedding only one row: such a table counts only where the
 output layer shares it.
@@ -12,6 +13,7 @@ LEAST_EMBEDDING_BYTES = 1 << 20  # smaller tables are positions and constants of
 
 _LAYER = re.compile(r'<layer id="(\d+)" name="[^"]*" type="([^"]+)"[^>]*>\s*(?:<data ([^>]*)>)?')
 _EDGE = re.compile(r'<edge from-layer="(\d+)" from-port="\d+" to-layer="(\d+)" to-port="(\d+)"')
+_INT4_GROUPS = re.compile(r'<data element_type="[iu]4" shape="\d+, ?\d+, ?(\d+)"')
 _SIZE = re.compile(r'\bsize="(\d+)"')
 
 
@@ -24,6 +26,15 @@ def weights_read_bytes(directory: Path) -> int | None:
         return None
     embeddings = unshared_embedding_bytes(ir)
     return None if embeddings is None else total - embeddings
+
+
+def int4_group_sizes(directory: Path) -> frozenset[int]:
+    """Weights that share one scale, of all INT4 matrices; empty where there are none, or the files do not tell."""
+    try:
+        ir = (directory / "openvino_model.xml").read_text("utf-8")
+    except OSError:
+        return frozenset()
+    return frozenset(int(size) for size in _INT4_GROUPS.findall(ir)) - {1}  # 1: their zero points
 
 
 def unshared_embedding_bytes(ir: str) -> int | None:

@@ -40,6 +40,9 @@ from appliance.engine.warm_up import generate, warm_up
 from appliance.types import EngineStats
 
 FATAL_MAX_CHARS = 500
+REPLY_WAIT_S = 0.003  # the front process answers in less than one ms; a step takes 25 to 300
+REPLIES_APART_S = 0.0005  # of those to one report
+REPLIES_MAX = 16  # in a row, so that who floods it with prompts holds up nobody's answer
 RSS_INTERVAL_S = 1.0  # reading it costs about as much as encoding a frame
 
 MakePipeline = Callable[[Load], tuple[Pipeline, dict[str, str]]]
@@ -74,13 +77,14 @@ class Worker:
         self._process = psutil.Process()
         self._rss_bytes = 0
         self._rss_read_at = 0.0
+        self._reply_due = False
 
     def run(self) -> None:
         """Serve until `stop` or end of file. Whatever the pipeline raises is reported, then raised."""
         try:
             commands: list[Command] | None = []
             while commands == []:
-                commands = self._channel.receive(wait=True)
+                commands = self._channel.receive(None)
             if commands is not None and isinstance(commands[0], Load):
                 self._serve(self._load(commands[0]), commands[1:])
         except (BrokenPipeError, ConnectionResetError):
@@ -114,17 +118,27 @@ class Worker:
         return pipeline
 
     def _serve(self, pipeline: Pipeline, commands: list[Command] | None) -> None:
+        patience = REPLIES_MAX
         while commands is not None:
             for command in commands:
                 if isinstance(command, Stop):
                     return
                 self._obey(pipeline, command)
+            if pipeline.busy and patience and (commands or self._reply_due):
+                # What was just told makes the front process start a request, or a client ask again. Without a moment's
+                # patience each would miss the step that begins now: a new prompt two, as it is tokenized between them.
+                patience -= 1
+                wait_s, self._reply_due = REPLY_WAIT_S if self._reply_due else REPLIES_APART_S, False
+                commands = self._channel.receive(wait_s)
+                if commands != []:
+                    continue
             if pipeline.busy:
                 begun = time.monotonic()
                 output = pipeline.step()
                 if output is not None:
                     self._report(pipeline, output, time.monotonic() - begun)
-            commands = self._channel.receive(wait=not pipeline.busy)
+            patience = REPLIES_MAX
+            commands = self._channel.receive(0 if pipeline.busy else None)
 
     def _obey(self, pipeline: Pipeline, command: Command) -> None:
         match command:
@@ -136,7 +150,9 @@ class Worker:
                 else:
                     self._prompts[request_id] = prompt
                     self._channel.send(Prepared(request_id, prompt.tokens))
+                    self._reply_due = True
             case Start(id=request_id, sampling=sampling):
+                self._reply_due = False
                 try:
                     pipeline.start(request_id, self._prompts.pop(request_id), sampling)
                 except Exception as error:
@@ -181,6 +197,7 @@ class Worker:
                 pipeline.cancel(request_id)
         deltas = [TextDelta(i, text, len(output.tokens.get(i, ()))) for i, text in texts.items()]
         self._channel.send(Step(deltas, finished, self._stats(output, step_s)))
+        self._reply_due = bool(finished)
 
     def _stats(self, output: StepOutput, step_s: float) -> EngineStats:
         now = time.monotonic()

@@ -54,11 +54,11 @@ def test_the_worker_reads_what_there_is_and_sees_the_end() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         channel = WorkerChannel(theirs)
-        assert channel.receive(wait=False) == []
+        assert channel.receive(0) == []
         ours.sendall(frame(Cancel(1)) + frame(Cancel(2))[:3])
-        assert channel.receive(wait=True) == [Cancel(1)]
+        assert channel.receive(None) == [Cancel(1)]
         ours.close()
-        assert channel.receive(wait=True) is None
+        assert channel.receive(None) is None
 
 
 def test_a_worker_that_lingers_drops_what_comes_until_the_other_side_closes() -> None:

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.weights import LEAST_EMBEDDING_BYTES, unshared_embedding_bytes, weights_read_bytes
+from appliance.engine.weights import (
+    LEAST_EMBEDDING_BYTES,
+    int4_group_sizes,
+    unshared_embedding_bytes,
+    weights_read_bytes,
+)
 
 TABLE_BYTES = 2 * LEAST_EMBEDDING_BYTES
 HEAD_BYTES = 3 * LEAST_EMBEDDING_BYTES
@@ -82,3 +87,15 @@ def test_weights_are_the_file_less_an_unshared_embedding(tmp_path: Path, graph: 
     (tmp_path / "openvino_model.xml").write_text(graph.text, "utf-8")
     (tmp_path / "openvino_model.bin").write_bytes(bytes(TABLE_BYTES + 100))
     assert weights_read_bytes(tmp_path) == 100
+
+
+def test_group_sizes_are_those_of_the_int4_matrices(tmp_path: Path) -> None:
+    assert int4_group_sizes(tmp_path) == frozenset()
+    shapes = {"u4": ["896, 14, 64", "896, 14, 1"], "i4": ["128,7,128"], "u8": ["151936, 28, 32"], "f16": ["896, 14, 2"]}
+    constants = [
+        f'<layer id="{n}" name="x" type="Const" version="opset1">\n<data element_type="{kind}" shape="{shape}" '
+        'offset="0" size="1" /></layer>'
+        for n, (kind, shape) in enumerate((kind, shape) for kind, all_of in shapes.items() for shape in all_of)
+    ]
+    (tmp_path / "openvino_model.xml").write_text("\n".join(constants))
+    assert int4_group_sizes(tmp_path) == {64, 128}
