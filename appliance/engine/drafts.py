@@ -29,6 +29,9 @@ _CODE = re.compile(r"^(?: {2,}|\t)\S|[;{}]\s*$|^\s*(?:def|class|import|return|fu
 _PRIOR = {"code": (0.70, 0.87), "document": (0.30, 0.70), "free": (0.08, 0.50)}
 _PRIOR_WEIGHT = 6.0  # drafts that the prior counts for: about as many as one answer decides that quotes its prompt
 _MEMORY = 0.998  # what one draft leaves of the weight of those before it: about the last 500 count
+_FADE = 0.75  # and what one answer leaves: a row of answers of one sort tells more than all of the morning
+_OWN_WEIGHT = 2.0  # drafts that its kind counts for in what one answer is thought to gain
+GAIN_EVERY_STEPS = 8  # it takes as long as making text of the tokens, and changes slowly
 
 # Milliseconds of a step by its rows (tokens computed), as on 2 cores with AVX2_VNNI; only ratios matter, and what is
 # seen replaces them.
@@ -45,12 +48,25 @@ def kind_of(messages: Sequence[Message]) -> str:
 
 
 class _Acceptance:
-    """Of one kind's drafts: the share of which at least 1, 2 … tokens were right."""
+    """Of the drafts of one kind, or of one answer: the share of which at least 1, 2 … tokens were right."""
 
-    def __init__(self, kind: str) -> None:
-        self._weight = _PRIOR_WEIGHT
+    def __init__(self, weight: float, right: list[float]) -> None:
+        self._weight = weight
+        self._right = right
+
+    @classmethod
+    def of_kind(cls, kind: str) -> "_Acceptance":
         first, further = _PRIOR[kind]
-        self._right = [_PRIOR_WEIGHT * first * further**place for place in range(DRAFT_MAX_TOKENS)]
+        return cls(_PRIOR_WEIGHT, [_PRIOR_WEIGHT * first * further**place for place in range(DRAFT_MAX_TOKENS)])
+
+    def of_one_more(self) -> "_Acceptance":
+        """What an answer of this kind begins with: soon its own drafts decide."""
+        return _Acceptance(_OWN_WEIGHT, [count * _OWN_WEIGHT / self._weight for count in self._right])
+
+    def fade(self) -> None:
+        """An answer has ended: those before it count for less."""
+        self._weight *= _FADE
+        self._right = [count * _FADE for count in self._right]
 
     def add(self, right: int) -> None:
         self._weight = self._weight * _MEMORY + 1
@@ -92,7 +108,8 @@ def _prior_s(rows: int) -> float:
 
 
 class _Request(Struct):
-    acceptance: _Acceptance
+    kind: _Acceptance
+    own: _Acceptance
     drafted: int
     shadow: Shadow
     answering: bool = False
@@ -106,6 +123,8 @@ class Drafts:
         self._requests: dict[int, _Request] = {}
         self._acceptances: dict[tuple[str, bool], _Acceptance] = {}
         self._times = _StepTimes()
+        self._steps = 0
+        self._decoding_gain_now = 1.0
         self._seconds_with = 0.0
         self._seconds_without = 0.0
 
@@ -121,9 +140,9 @@ class Drafts:
         run, whose drafts stay as they are. 0 where this pipeline doesn't draft.
         """
         key = (kind, temperature < GREEDY_BELOW)
-        acceptance = self._acceptances.setdefault(key, _Acceptance(kind))
+        acceptance = self._acceptances.setdefault(key, _Acceptance.of_kind(kind))
         drafted = self._best_for(acceptance) if self._drafting else 0
-        self._requests[request_id] = _Request(acceptance, drafted, Shadow(prompt))
+        self._requests[request_id] = _Request(acceptance, acceptance.of_one_more(), drafted, Shadow(prompt))
         return drafted
 
     def step(self, tokens: dict[int, list[int]], ended: Iterable[int], step_s: float) -> tuple[int, int]:
@@ -131,7 +150,10 @@ class Drafts:
         running = self._requests.values()
         if running and all(request.answering for request in running):  # no prefill among them
             self._times.add(sum(1 + request.drafted for request in running), step_s)
-            self._weigh(step_s, self._decoding_gain())
+            if self._steps % GAIN_EVERY_STEPS == 0:
+                self._decoding_gain_now = self._decoding_gain()
+            self._steps += 1
+            self._weigh(step_s, self._decoding_gain_now)
         elif running:
             self._weigh(step_s, 1.0)  # prompts take as long either way
         drafted = right = 0
@@ -144,14 +166,17 @@ class Drafts:
                 right += min(len(ids) - 1, request.drafted)
             request.answering = True
             for length in request.shadow.grow(ids):
-                request.acceptance.add(length)
+                request.kind.add(length)
+                request.own.add(length)
         for request_id in ended:
-            self._requests.pop(request_id, None)
+            gone = self._requests.pop(request_id, None)
+            if gone is not None and gone.answering:
+                gone.kind.fade()
         return drafted, right
 
     def _best_for(self, acceptance: _Acceptance) -> int:
         rows = sum(1 + request.drafted for request in self._requests.values())
-        tokens = sum(request.acceptance.tokens_per_step(request.drafted) for request in self._requests.values())
+        tokens = sum(request.own.tokens_per_step(request.drafted) for request in self._requests.values())
 
         def tokens_per_s(drafted: int) -> float:
             return (tokens + acceptance.tokens_per_step(drafted)) / self._times.of(rows + 1 + drafted)
@@ -162,7 +187,7 @@ class Drafts:
         count = len(self._requests)
 
         def tokens_per_s(drafted: int) -> float:
-            tokens = sum(request.acceptance.tokens_per_step(drafted) for request in self._requests.values())
+            tokens = sum(request.own.tokens_per_step(drafted) for request in self._requests.values())
             return tokens / self._times.of(count * (1 + drafted))
 
         return max(map(tokens_per_s, range(1, DRAFT_MAX_TOKENS + 1))) / tokens_per_s(0)

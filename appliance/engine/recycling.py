@@ -101,9 +101,11 @@ class Recycler:
         if reason != "drafts" or self._mode is None:
             await self._engine.replace(load, reason)
             return
-        self._mode_due = False
-        await self._engine.replace(replace(load, prompt_lookup=not load.prompt_lookup), reason)
-        self._mode.changed(time.monotonic())
+        try:
+            await self._engine.replace(replace(load, prompt_lookup=not load.prompt_lookup), reason)
+            self._mode.changed(time.monotonic())
+        finally:
+            self._mode_due = False  # the old worker has said it again meanwhile
 
     def _due(self, worker: WatchedWorker) -> ReplaceReason | None:
         age_s, most_bytes = self._settings.max_worker_age_s, self._settings.max_rss_bytes

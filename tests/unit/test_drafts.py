@@ -124,3 +124,37 @@ def test_what_was_drafted_and_right_is_counted() -> None:
     assert drafts.step({1: [2, 3]}, (), 0.03) == (count, 1)
     assert drafts.step({1: [9]}, [1], 0.03) == (count, 0)
     assert drafts.step({1: [9]}, (), 0.03) == (0, 0)
+
+
+def whole(drafts: Drafts, request_id: int, prompt: list[int], ids: list[int]) -> int:
+    """Answer a long prompt, one token a step; returns how many tokens the request drafts."""
+    drafted = drafts.start(request_id, "document", 0.0, prompt)
+    answer(drafts, request_id, ids)
+    drafts.step({}, [request_id], 0.03)
+    return drafted
+
+
+def test_an_answer_that_quotes_is_seen_to_gain_though_others_of_its_kind_did_not() -> None:
+    drafts = Drafts(drafting=False)
+    for number in range(5):  # no two tokens alike: nothing could be drafted
+        whole(drafts, number, [1], list(range(1000 * number, 1000 * number + 200)))
+    before = drafts.gain
+    text = list(range(50_000, 50_128))
+    drafts.start(9, "document", 0.0, text)
+    answer(drafts, 9, text)
+    assert before is not None
+    assert before < 1.1
+    assert drafts.gain is not None
+    assert drafts.gain > 1.5
+
+
+def test_the_last_answers_count_more_than_those_before() -> None:
+    drafts = Drafts(drafting=True)
+    for number in range(3):
+        whole(drafts, number, [1], list(range(1000 * number, 1000 * number + 100)))
+    text = list(range(50_000, 50_120))
+    counts = [whole(drafts, 10 + number, text, text) for number in range(10)]
+    assert counts[0] <= 2
+    assert counts[-1] >= DRAFT_MAX_TOKENS // 2
+    assert whole(drafts, 30, [1], list(range(60_000, 60_300))) == counts[-1]
+    assert drafts.start(31, "document", 0.0, text) < counts[-1]
