@@ -1,9 +1,11 @@
-"""Gives the memory back that a model's file takes once it was read. Knows Linux's /proc and madvise; knows no model.
+"""Gives memory back: what a model's file takes once it was read, and what was freed. Knows Linux's /proc and madvise and
+glibc; knows no model.
 
 OpenVINO maps the weights and copies them into an order that suits the CPU; the mapped pages stay resident, as large
 again as the weights, and are not read any more. They are the file's own: one that is needed after all is mapped again.
 """
 
+import contextlib
 import ctypes
 import os
 import re
@@ -32,3 +34,9 @@ def release_mapped(directory: Path) -> int:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), found[3])
         released += end - begin
     return released
+
+
+def release_freed() -> None:
+    """Give the kernel back what this process has freed, and the allocator keeps. Nothing where that is not glibc."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

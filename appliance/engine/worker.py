@@ -32,7 +32,7 @@ from appliance.engine.ipc import (
     TextDelta,
     WorkerChannel,
 )
-from appliance.engine.mapping import release_mapped
+from appliance.engine.mapping import release_freed, release_mapped
 from appliance.engine.orphan import end_with_parent
 from appliance.engine.out_of_memory import is_out_of_memory
 from appliance.engine.text import Answer, advance_all
@@ -103,6 +103,7 @@ class Worker:
         warm_up(pipeline)
         if load.directory:
             release_mapped(Path(load.directory))
+        release_freed()
         self._channel.send(
             Ready(
                 versions=versions,
@@ -165,7 +166,9 @@ class Worker:
                     pipeline.cancel(request_id)
             case Canary():
                 # To its end, so that a request which arrives meanwhile waits for one step and is taken by any pipeline.
-                self._channel.send(CanaryAnswer(generate(pipeline, 1), self._process.memory_info().rss))
+                produced = generate(pipeline, 1)
+                release_freed()  # now, as nobody waits for it
+                self._channel.send(CanaryAnswer(produced, self._process.memory_info().rss))
 
     def _reject(self, request_id: int, error: Exception) -> None:
         """One bad request must cost nobody else the worker, whatever it made GenAI raise; but memory that has run out

@@ -1,10 +1,12 @@
 """What is mapped of a model's files leaves resident memory, and is still there."""
 
+import ctypes
 import mmap
+import os
 import re
 from pathlib import Path
 
-from appliance.engine.mapping import release_mapped
+from appliance.engine.mapping import release_freed, release_mapped
 
 SIZE_BYTES = 8 << 20
 
@@ -33,3 +35,23 @@ def test_mapped_files_of_the_directory_leave_memory_and_can_be_read_again(tmp_pa
         assert resident_bytes(inside) == 0
         assert resident_bytes(outside) == SIZE_BYTES
         assert weights[:] == content
+
+
+def test_what_was_freed_leaves_memory() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+    libc.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+    blocks = [libc.malloc(64_000) for _ in range(1000)]  # small enough to come from the heap
+    for block in blocks:
+        libc.memset(block, 1, 64_000)
+    for block in blocks[:-1]:  # the last one keeps the heap's end where it is
+        libc.free(block)
+    before = resident_pages()
+    release_freed()
+    libc.free(blocks[-1])
+    assert (before - resident_pages()) * os.sysconf("SC_PAGE_SIZE") > 50_000_000
+
+
+def resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
