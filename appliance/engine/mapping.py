@@ -1,5 +1,5 @@
-"""Gives memory back: what a model's file takes once it was read, and what was freed. Knows Linux's /proc and madvise and
-glibc; knows no model.
+"""Gives memory back: what a model's file takes once it was read, and what was freed. Knows /proc, madvise and glibc;
+knows no model.
 
 OpenVINO maps the weights and copies them into an order that suits the CPU; the mapped pages stay resident, as large
 again as the weights, and are not read any more. They are the file's own: one that is needed after all is mapped again.
