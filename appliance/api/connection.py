@@ -34,6 +34,7 @@ class Connection:
     def __init__(self, daemon: Daemon, ws: web.WebSocketResponse, request: web.Request) -> None:
         self._daemon = daemon
         self._ws = ws
+        self._request = request
         self._transport = request.transport
         self.client = client_of(request)
         """Whom bounds count for."""
@@ -78,12 +79,20 @@ class Connection:
             await asyncio.wait_for(self._ws.close(code=code, message=reason.encode()), CLOSE_TIMEOUT_S)
         if self._transport is not None:
             await _flushed(self._transport, CLOSE_TIMEOUT_S)
-            self._transport.abort()  # does nothing to one that is closed
+            self.abort()
 
     def _writer_ended(self, writer: "asyncio.Task[None]") -> None:
         """By itself, as nothing can be written any more: a peer that half-closes tells the reading side of no end."""
-        if not writer.cancelled() and self._transport is not None:
-            self._transport.abort()
+        if not writer.cancelled():
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection now, where there is one. A transport that has ended by itself can't be aborted: asyncio's
+        raises AttributeError, where it was closed with something still to write.
+        """
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()
 
     async def _part(self) -> None:
         """A peer that has stopped both speaking and reading: a transport that closes waits for ever to be flushed, and
@@ -93,10 +102,8 @@ class Connection:
             return
         await _flushed(self._transport, CLOSE_TIMEOUT_S)
         if self._transport.get_write_buffer_size():
-            self._transport.abort()
-        asyncio.get_running_loop().call_later(
-            CLOSE_TIMEOUT_S, self._transport.abort
-        )  # does nothing to one that is closed
+            self.abort()
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def _too_slow(self) -> None:
         log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
