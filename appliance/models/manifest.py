@@ -107,6 +107,30 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
+def decode_manifest(text: bytes, name: str) -> Manifest:
+    """The manifest in `text`, which people know as `name`.
+
+    Raises ManifestTooNew for a later format or fields that came later; ValueError, with the reason, where it is no
+    manifest or was changed.
+    """
+    try:
+        found = msgspec.json.decode(text, type=_Format).format
+        if found > MANIFEST_FORMAT:
+            raise ManifestTooNew(
+                f"{name}: format {found} of a newer appliance, this one knows {MANIFEST_FORMAT}; upgrade the appliance"
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+        given = set(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if content_digest(manifest) != manifest.digest:
+        later = sorted(given - set(Manifest.__struct_fields__))
+        if later:  # they belong to what the digest stands for
+            raise ManifestTooNew(f"{name}: this appliance does not know {later[0][:40]!a}; upgrade the appliance")
+        raise ValueError("its digest is not that of its content")
+    return manifest
+
+
 def read_manifest(directory: Path, model_id: str) -> Manifest:
     """The manifest of the model in `directory`, which is a directory of `model_id`.
 
@@ -119,16 +143,9 @@ def read_manifest(directory: Path, model_id: str) -> Manifest:
     except OSError as error:
         raise _damaged(file, model_id, f"can't be read: {error.strerror}") from None
     try:
-        found = msgspec.json.decode(text, type=_Format).format
-        if found > MANIFEST_FORMAT:
-            raise ManifestTooNew(
-                f"{file}: format {found} of a newer appliance, this one knows {MANIFEST_FORMAT}; upgrade the appliance"
-            )
-        manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+        manifest = decode_manifest(text, str(file))
+    except ValueError as error:
         raise _damaged(file, model_id, f"is damaged: {error}") from None
-    if content_digest(manifest) != manifest.digest:
-        raise _damaged(file, model_id, "is damaged: its digest is not that of its content")
     if manifest.id != model_id or manifest.directory_name != directory.name:
         raise _damaged(file, model_id, f"belongs to {manifest.id}/{manifest.directory_name}")
     return manifest

@@ -40,7 +40,7 @@ def test_a_newer_format_says_upgrade(model: Installed) -> None:
         read_manifest(model.directory, "fake")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"format": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"format": 1}', "\xff", '{"id": "\xff"}'])
 def test_damaged_json_names_the_file_and_the_remedy(model: Installed, text: str) -> None:
     (model.directory / "manifest.json").write_text(text, "latin-1")
     with pytest.raises(ModelDamaged, match=r"manifest\.json is damaged: .*; run: appliance models pull --force fake"):
