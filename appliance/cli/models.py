@@ -1,56 +1,52 @@
 """`appliance models`: list, pull, import, verify, remove. Knows terminals; knows no form of a store."""
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
 
-from appliance.config import Effective, load
-from appliance.config.paths import store_directory
+from appliance.cli.operation import (
+    ConfigOption,
+    JsonOption,
+    as_dict,
+    interruptible,
+    open_catalog,
+    open_progress,
+    open_store,
+    print_json,
+    tell,
+)
 from appliance.errors import ConfigError
-from appliance.models.catalog import Catalog, load_catalog
-from appliance.models.children import Terminated, terminated_as_exception
 from appliance.models.errors import MB, NotInstalled
 from appliance.models.importers.file import describe_file, digest_of, require_extra
 from appliance.models.importers.quantizing import scan
-from appliance.models.progress import Lines, Progress
 from appliance.models.pull import Pulled, open_puller
 from appliance.models.recipes import load_recipe
-from appliance.models.store import Installed, Store, check_id
+from appliance.models.store import Installed, check_id
 from appliance.models.verification import verify as verify_model
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
 REMOVE_WAIT_S = 30.0
-EXTRA_CATALOG_NAME = "catalog.toml"  # beside the settings file
-SIGINT_STATUS = 130
 
 app = typer.Typer(name="models", help="Install, check and remove models.", no_args_is_help=True)
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="The settings file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 @app.command("list")
 def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show what is installed and what the catalog has."""
-    effective, store, catalog = _open(config)
+    effective, store = open_store(config)
+    catalog = open_catalog(effective)
     entries = store.entries()
     installed = [entry for entry in entries if isinstance(entry, Installed)]
     unreadable = [entry for entry in entries if not isinstance(entry, Installed)]
     missing = [model for name, model in catalog.models.items() if name not in {entry.id for entry in entries}]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "store": str(store.directory),
                 "preferred": effective.settings.models.preferred,
-                "installed": [_as_dict(model) for model in installed],
+                "installed": [as_dict(model) for model in installed],
                 "unreadable": [{"directory": str(entry.directory), "error": str(entry.error)} for entry in unreadable],
                 "available": [msgspec.to_builtins(model) for model in missing],
             }
@@ -78,9 +74,10 @@ def pull(
     """Install a model; does nothing where it is installed."""
     if (model_id is None) != preferred:
         raise typer.BadParameter("give either a model's ID or --preferred")
-    effective, store, catalog = _open(config)
+    effective, store = open_store(config)
+    catalog = open_catalog(effective)
     settings = effective.settings.models
-    with _interruptible(), _open_progress() as progress:
+    with interruptible(), open_progress() as progress:
         puller = open_puller(settings, store, catalog, progress)
         pulled = (
             puller.pull_preferred(settings.preferred, force=force)
@@ -100,13 +97,14 @@ def import_file(
     as_json: JsonOption = False,
 ) -> None:
     """Make INT4 of a GGUF file and install it."""
-    effective, store, catalog = _open(config)
+    effective, store = open_store(config)
+    catalog = open_catalog(effective)
     if model_id is not None:
         check_id(model_id)
     recipe = None if keep else load_recipe()
     if recipe is not None:
         require_extra()
-    with _interruptible(), _open_progress() as progress:
+    with interruptible(), open_progress() as progress:
         facts = scan(file, file.name, progress)
         model = describe_file(file, facts, digest_of(file, f"{file.name}: reading", progress), catalog, model_id)
         puller = open_puller(effective.settings.models, store, catalog, progress, recipe)
@@ -121,7 +119,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read every byte of installed models and compare it with what was installed."""
-    _, store, _ = _open(config, with_catalog=False)
+    _, store = open_store(config)
     entries = store.entries(model_id)
     if model_id is not None and not entries:
         raise NotInstalled(f"model {model_id} is not installed in {store.directory}")
@@ -140,7 +138,7 @@ def verify(
         if not as_json:
             _show_verified(entry.id, entry.directory, problems, warnings)
     if as_json:
-        _print_json({"sound": sound, "models": results})
+        print_json({"sound": sound, "models": results})
     elif not entries:
         typer.echo(f"no model is installed in {store.directory}")
     if not sound:
@@ -155,34 +153,20 @@ def remove(
     config: ConfigOption = None,
 ) -> None:
     """Remove a model from the store."""
-    _, store, _ = _open(config, with_catalog=False)
+    _, store = open_store(config)
     if not yes and store.entries(model_id):
         if not sys.stdin.isatty():
             raise ConfigError(f"removing {model_id} needs --yes where nobody can be asked")
         typer.confirm(f"Remove {model_id} from {store.directory}?", abort=True)
-    with _interruptible():
-        removed = store.remove(model_id, digest=digest, wait_s=REMOVE_WAIT_S, on_wait=_tell)
+    with interruptible():
+        removed = store.remove(model_id, digest=digest, wait_s=REMOVE_WAIT_S, on_wait=tell)
     for directory in removed:
         typer.echo(f"removed {directory}")
 
 
-def _open(config: Path | None, *, with_catalog: bool = True) -> tuple[Effective, Store, Catalog]:
-    effective = load(config)
-    extra = effective.file.parent / EXTRA_CATALOG_NAME if effective.file else None
-    catalog = Catalog({})
-    if with_catalog:
-        catalog = load_catalog([extra] if extra is not None and extra.is_file() else [])
-    return effective, Store(store_directory(effective.settings.models.directory)), catalog
-
-
-def _as_dict(model: Installed) -> dict[str, object]:
-    manifest: dict[str, object] = msgspec.to_builtins(model.manifest)
-    return {**manifest, "directory": str(model.directory), "size_bytes": model.manifest.size_bytes}
-
-
 def _show_pulled(pulled: Pulled, as_json: bool) -> None:
     if as_json:
-        _print_json({"outcome": pulled.outcome, **_as_dict(pulled.model)})
+        print_json({"outcome": pulled.outcome, **as_dict(pulled.model)})
     else:
         typer.echo(_describe(pulled))
 
@@ -200,60 +184,8 @@ def _describe(pulled: Pulled) -> str:
 
 def _show_verified(model_id: str, directory: Path, problems: tuple[str, ...], warnings: tuple[str, ...]) -> None:
     for problem in problems:
-        _tell(problem)
+        tell(problem)
     for warning in warnings:
-        _tell(f"warning: {warning}")
+        tell(f"warning: {warning}")
     if not problems:
         typer.echo(f"{model_id}: sound ({directory})")
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
-
-
-def _tell(line: str) -> None:
-    typer.echo(f"appliance: {line}", err=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end children, remove what is half done, and leave with 128 + the signal."""
-    try:
-        with terminated_as_exception():
-            yield
-    except KeyboardInterrupt as error:
-        _tell("interrupted; no half model is left")
-        raise typer.Exit(128 + error.number if isinstance(error, Terminated) else SIGINT_STATUS) from None
-
-
-@contextmanager
-def _open_progress() -> Iterator[Progress]:
-    """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    if not sys.stderr.isatty():
-        yield Lines(lambda line: typer.echo(line, err=True))
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar)
-
-
-class _Bar:
-    """One bar at a time: the step that goes on now."""
-
-    def __init__(self, bar: "RichProgress") -> None:
-        self._bar = bar
-
-    def stage(self, label: str, total_bytes: int | None = None) -> None:
-        for task in self._bar.task_ids:
-            self._bar.remove_task(task)
-        self._bar.add_task(label, total=total_bytes)
-
-    def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
-        if total_bytes:
-            self._bar.update(self._bar.task_ids[-1], completed=done_bytes, total=total_bytes)
-
-    def note(self, line: str) -> None:
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

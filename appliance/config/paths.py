@@ -5,13 +5,35 @@ from pathlib import Path
 
 import platformdirs
 
+from appliance.errors import ConfigError
+
 SYSTEM_CONFIG = Path("/etc/appliance/appliance.toml")
 SYSTEM_STATE = Path("/var/lib/appliance")
+CATALOG_NAME = "catalog.toml"
+CATALOGS_NAME = "catalog.d"
 
 
 def config_candidates() -> list[Path]:
     """The files that are looked for without --config; the first that exists is the one that is read."""
     return [SYSTEM_CONFIG, platformdirs.user_config_path("appliance") / "appliance.toml"]
+
+
+def catalog_files(settings_file: Path | None) -> list[Path]:
+    """The operator's own catalogs: catalog.toml and then catalog.d/*.toml by name, beside the settings file.
+
+    Without such a file, those where the first of the candidates with any would be. Raises ConfigError.
+    """
+    places = [settings_file] if settings_file is not None else config_candidates()
+    return next((found for place in places if (found := _catalogs_in(place.parent))), [])
+
+
+def _catalogs_in(directory: Path) -> list[Path]:
+    first, more = directory / CATALOG_NAME, directory / CATALOGS_NAME
+    try:
+        below = sorted(file for file in more.iterdir() if file.suffix == ".toml") if more.is_dir() else []
+        return [first, *below] if first.is_file() else below
+    except OSError as error:
+        raise ConfigError(f"the catalogs in {directory} can't be read: {error.strerror}") from None
 
 
 def state_directory() -> Path:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from appliance.cli.models import app
+from appliance.config import paths
 from appliance.errors import ConfigError
 from appliance.models.errors import NotInstalled
 from appliance.models.fake import install_fake
@@ -56,6 +57,39 @@ def test_a_catalog_beside_the_settings_is_read(store: Store, config: str) -> Non
     result = runner.invoke(app, ["list", "--config", config])
     assert isinstance(result.exception, ConfigError)
     assert str(extra) in str(result.exception)
+
+
+def test_the_operators_catalogs_are_read_in_order(store: Store, config: str) -> None:
+    entry = (
+        '[[model]]\nid = "{}"\ntitle = "{}"\nlicence = "MIT"\nparameters = 1\ncontext_tokens = 128\n'
+        "generation = {{ temperature = 1, top_p = 1, top_k = 0, repetition_penalty = 1 }}\n"
+        '[[model.source]]\nkind = "file"\npath = "/x.gguf"\n'
+    )
+    beside = Path(config).parent
+    more = beside / "catalog.d"
+    more.mkdir()
+    (beside / "catalog.toml").write_text(entry.format("mine", "First") + entry.format("qwen3-0.6b", "Ours"), "utf-8")
+    (more / "20.toml").write_text(entry.format("mine", "Third"), "utf-8")
+    (more / "10.toml").write_text(entry.format("mine", "Second") + entry.format("other", "Other"), "utf-8")
+    (more / "30.toml.disabled").write_text("nonsense", "utf-8")
+    listed = runner.invoke(app, ["list", "--config", config]).stdout
+    for line in ("mine  not installed (source: file)  Third, MIT", "other  not", "(source: file)  Ours, MIT"):
+        assert line in listed
+    (more / "30.toml").write_text("nonsense", "utf-8")
+    assert str(more / "30.toml") in str(runner.invoke(app, ["list", "--config", config]).exception)
+
+
+def test_without_a_settings_file_the_catalogs_where_it_would_be_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [tmp_path / name / "appliance.toml" for name in ("system", "own")]
+    monkeypatch.setattr(paths, "config_candidates", lambda: places)
+    assert paths.catalog_files(None) == []
+    for place in reversed(places):
+        (place.parent / "catalog.d").mkdir(parents=True)
+        file = place.parent / "catalog.d" / "more.toml"
+        file.write_text("", "utf-8")
+        assert paths.catalog_files(None) == [file]
 
 
 def test_pull_preferred_of_an_installed_model_says_so(store: Store, config: str) -> None:
