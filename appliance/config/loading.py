@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec import inspect as shapes
 
 from appliance.config.paths import config_candidates
-from appliance.config.settings import Settings
+from appliance.config.settings import PublicKey, Settings
 from appliance.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "APPLIANCE__"
@@ -25,6 +25,9 @@ _SHAPES = {
     for name, cls in SECTIONS.items()
     for shape in shapes.type_info(cls).fields  # type: ignore[attr-defined] # type_info of a Struct is a StructType
 }
+
+
+_KEY_PATTERN = shapes.type_info(PublicKey).pattern  # type: ignore[attr-defined] # type_info of a str is a StrType
 
 
 class Effective(Struct, frozen=True):
@@ -143,6 +146,8 @@ def expectation(section: str, key: str) -> str:
             return f"{noun}{low}{high}"
         case shapes.BoolType():
             return "true or false"
+        case shapes.VarTupleType(item_type=shapes.StrType(pattern=str(pattern))) if pattern == _KEY_PATTERN:
+            return "a list of Ed25519 public keys, each as base64 of its 32 bytes"
         case shapes.VarTupleType(item_type=shapes.StrType(pattern=str())):
             return "a list of origins, such as https://kiosk.example"
         case shapes.VarTupleType(min_length=least):

@@ -7,6 +7,8 @@ from msgspec import Meta, Struct, field
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
+# Base64 of 32 bytes, in its one form.
+PublicKey = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=\Z")]
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +93,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds that an unreachable source may cost before the next one is tried."""
     download_timeout_s: Seconds = 3600.0
     """Seconds that one download may take."""
+    trusted_keys: tuple[PublicKey, ...] = ()
+    """Ed25519 public keys; `models install` then takes only bundles signed by one of them. Empty takes any."""
 
 
 class DispatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,10 +1,16 @@
 """Bytes that stay: fsync, modes, owners. Knows directories and files; knows nothing of models."""
 
+import errno
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644  # whatever the umask of who pulled: the service's account must be able to read it
+NEW_FILE_MODE = 0o666  # and the umask's, for files that people asked for
 
 
 def make_directory(directory: Path) -> None:
@@ -47,3 +53,40 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def open_replacement(target: Path) -> Iterator[IO[bytes]]:
+    """A new file that is `target` from the end of the block on, on the disk; after an error nothing has changed.
+
+    Where the file system can have files without a name, a process that is killed leaves nothing either; elsewhere it
+    leaves one `.…partial` beside the target. Raises OSError.
+    """
+    partial = target.with_name(f".{secrets.token_hex(4)}.partial")
+    descriptor = _open_unnamed(target.parent)
+    unnamed = descriptor is not None
+    try:
+        if descriptor is None:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE)
+        with os.fdopen(descriptor, "wb") as content:
+            yield content
+            content.flush()
+            os.fsync(content.fileno())
+            if unnamed:  # src_dir_fd says nothing about an absolute path, but has Python call linkat, which follows it
+                os.link(f"/proc/self/fd/{content.fileno()}", partial, src_dir_fd=content.fileno())
+        partial.replace(target)
+        sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_unnamed(directory: Path) -> int | None:
+    """A file without a name; None where there can be none (vfat, NFS), or it could not be named later."""
+    if not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, NEW_FILE_MODE)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise

@@ -44,6 +44,14 @@ class DiskFull(ModelError):
         super().__init__(f"disk full: {store} needs about {-(-needed_bytes // MB)} MB, has {free_bytes // MB} MB")
 
 
+class BundleRefused(ModelError):
+    """The bundle is none, is damaged, or is signed by nobody who is trusted; nothing was written."""
+
+
+class BundleTooNew(BundleRefused):
+    """The bundle has a form that this version does not know."""
+
+
 class StoreUnusable(ConfigError):
     """The store's directory can't be read or written."""
 
@@ -60,8 +68,10 @@ class ManifestTooNew(ConfigError):
     """The manifest has a form that this version does not know."""
 
 
-def mending_command(model_id: str, file: str = "") -> str:
+def mending_command(model_id: str, file: str = "", *, bundled: bool = False) -> str:
     """The command that installs `model_id` anew over a damaged copy; `file`: the GGUF that it was imported from."""
+    if bundled:  # where a bundle was carried to there may be no other way
+        return "appliance models install --force BUNDLE.tar"
     if file:
         return f"appliance models import --force --id {model_id} {file}"
     return f"appliance models pull --force {model_id}"

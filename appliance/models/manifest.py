@@ -13,6 +13,7 @@ from appliance.models.errors import ManifestTooNew, ModelDamaged, mending_comman
 from appliance.types import GenerationDefaults
 
 MANIFEST_NAME = "manifest.json"
+BUNDLE_INDEX_NAME = "bundle.json"  # beside it, where the model came in a bundle
 MANIFEST_FORMAT = 1
 DIGEST_NAME_LENGTH = 16  # hex digits of a digest that name a model's directory
 
@@ -151,6 +152,11 @@ def read_manifest(directory: Path, model_id: str) -> Manifest:
     return manifest
 
 
+def came_in_bundle(directory: Path) -> bool:
+    """Whether the model in `directory` was installed from a bundle."""
+    return (directory / BUNDLE_INDEX_NAME).is_file()
+
+
 def installed_versions() -> OpenVinoVersions | None:
     """Releases of OpenVINO and OpenVINO GenAI in this environment, without importing them; None: not installed."""
     try:
@@ -164,4 +170,4 @@ class _Format(Struct):
 
 
 def _damaged(file: Path, model_id: str, what: str) -> ModelDamaged:
-    return ModelDamaged(f"{file} {what}; run: {mending_command(model_id)}")
+    return ModelDamaged(f"{file} {what}; run: {mending_command(model_id, bundled=came_in_bundle(file.parent))}")

@@ -2,16 +2,19 @@
 
 import hashlib
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.models.bundle.layout import OWN_NAMES
 from appliance.models.errors import ModelDamaged, mending_command
 from appliance.models.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
     OpenVinoVersions,
+    came_in_bundle,
     installed_versions,
 )
 
@@ -34,16 +37,16 @@ def verify(manifest: Manifest, directory: Path, versions: OpenVinoVersions | Non
     `versions`: the engine that would read the model; None takes what is installed here.
     """
     problems = [
-        f"{directory / name} {wrong}; run: {_mending(manifest)}"
+        f"{directory / name} {wrong}; run: {mending(manifest, directory)}"
         for name, record in sorted(manifest.files.items())
         if (wrong := _what_is_wrong(directory / name, record)) is not None
     ]
     warnings = [
         f"{directory / name} is not part of the model"
         for name in _names(directory)
-        if name not in manifest.files and name != MANIFEST_NAME
+        if name not in manifest.files and name not in (MANIFEST_NAME, *OWN_NAMES)
     ]
-    newer, older = _compare_releases(manifest, versions or installed_versions())
+    newer, older = compare_releases(manifest, versions or installed_versions(), f"run: {mending(manifest, directory)}")
     return Verification((*problems, *newer), (*warnings, *older))
 
 
@@ -63,8 +66,10 @@ def file_record(file: Path) -> FileRecord:
         return FileRecord(digest, content.tell())
 
 
-def _mending(manifest: Manifest) -> str:
-    return mending_command(manifest.id, manifest.source.file if manifest.source.kind == "file" else "")
+def mending(manifest: Manifest, directory: Path) -> str:
+    """The command that installs the model in `directory` anew."""
+    file = manifest.source.file if manifest.source.kind == "file" else ""
+    return mending_command(manifest.id, file, bundled=came_in_bundle(directory))
 
 
 def _what_is_wrong(file: Path, record: FileRecord) -> str | None:
@@ -91,8 +96,10 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _compare_releases(manifest: Manifest, here: OpenVinoVersions | None) -> tuple[list[str], list[str]]:
-    """Problems (written by a newer release) and warnings (by an older one)."""
+def compare_releases(
+    manifest: Manifest, here: OpenVinoVersions | None, remedy: str
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Problems (written by a newer release) and warnings (by an older one); `remedy` is what renews the model."""
     newer: list[str] = []
     older: list[str] = []
     if here is None:
@@ -102,17 +109,16 @@ def _compare_releases(manifest: Manifest, here: OpenVinoVersions | None) -> tupl
         ("OpenVINO", by.openvino, here.openvino),
         ("OpenVINO GenAI", by.openvino_genai, here.openvino_genai),
     ):
-        again = _mending(manifest)
         if _release(wrote) > _release(reads):
             newer.append(
                 f"{manifest.id} was written by {name} {wrote}, newer than {reads} here; "
-                f"upgrade the appliance or run: {again}"
+                f"upgrade the appliance or {remedy}"
             )
         elif _release(wrote) < _release(reads):
-            older.append(f"{manifest.id} was written by {name} {wrote}, {reads} is here; to renew it run: {again}")
+            older.append(f"{manifest.id} was written by {name} {wrote}, {reads} is here; to renew it {remedy}")
     return newer, older
 
 
 def _release(version: str) -> tuple[int, int]:
     major, minor = version.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+    return int(major), int("".join(digit for digit in minor if digit.isdecimal()) or 0)
