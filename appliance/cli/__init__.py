@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import bench, bundles, chat, config, models, serve, version
+from appliance.cli import bench, bundles, chat, config, models, serve, show, version
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 serve.register(app)
 chat.register(app)
 bench.register(app)
+show.register(models.app)
 bundles.register(models.app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")

@@ -60,7 +60,8 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
         typer.echo(f"{entry.id}  {entry.directory.name}  damaged  {entry.error}")
     for wanted in missing:
         kinds = ", ".join(str(source.__struct_config__.tag) for source in wanted.source)
-        typer.echo(f"{wanted.id}  not installed (source: {kinds})  {wanted.title}, {wanted.licence}")
+        size = f"about {wanted.installed_bytes / MB:.0f} MB  " if wanted.installed_bytes else ""
+        typer.echo(f"{wanted.id}  not installed (source: {kinds})  {size}{wanted.title}, {wanted.licence}")
 
 
 @app.command()

@@ -101,6 +101,8 @@ class CatalogModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What the source sends; 0 means not known."""
     installed_bytes: Bytes = 0
     """What the model takes in the store; 0 means not known."""
+    memory_bytes: Bytes = 0
+    """What serving it takes with the default settings, both processes together; 0 means not known."""
     eos_tokens: tuple[Text, ...] = ()
     """Tokens that end an answer, as text, besides the tokenizer's own."""
     generation: GenerationDefaults

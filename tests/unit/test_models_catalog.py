@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import appliance
+from appliance.config import ModelSettings
 from appliance.errors import ConfigError
 from appliance.models import catalog
 from appliance.models.catalog import HubSource, WheelSource, load_catalog, read_catalog
+from appliance.models.licences import licence_text
 
 ENTRY = """
 [[model]]
@@ -39,11 +41,30 @@ def write(directory: Path, **values: str) -> Path:
 
 def test_the_built_in_catalog_has_the_preferred_models() -> None:
     models = load_catalog().models
-    assert list(models) == ["qwen2.5-0.5b-instruct", "smollm2-135m-instruct"]
+    assert list(models) == [
+        "qwen2.5-0.5b-instruct",
+        "qwen2.5-1.5b-instruct",
+        "qwen2.5-coder-0.5b-instruct",
+        "qwen3-0.6b",
+        "smollm2-135m-instruct",
+        "smollm2-360m-instruct",
+    ]
+    assert set(ModelSettings().preferred) <= set(models)
     assert isinstance(models["qwen2.5-0.5b-instruct"].source[0], HubSource)
     source = models["smollm2-135m-instruct"].source[0]
     assert isinstance(source, WheelSource)
     assert len(source.sha256) == 64
+
+
+def test_every_entry_of_the_built_in_catalog_says_all_that_people_choose_by() -> None:
+    for model in load_catalog().models.values():
+        assert licence_text(model.licence)
+        assert model.languages
+        assert model.eos_tokens
+        assert model.generation.temperature > 0
+        # F16 takes two bytes a weight: less is downloaded, and still less is installed and then served
+        assert model.parameters / 2 < model.installed_bytes < model.download_bytes * 1.1 < model.parameters * 2
+        assert model.memory_bytes > model.installed_bytes
 
 
 def test_without_a_checkout_the_copy_in_the_package_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,7 +81,9 @@ def test_extra_files_add_models_and_replace_those_of_the_same_id(tmp_path: Path)
 
 
 def test_an_unknown_id_names_close_ones_and_all() -> None:
-    with pytest.raises(ConfigError, match=re.escape("did you mean smollm2-135m-instruct? known models: qwen2.5")):
+    with pytest.raises(
+        ConfigError, match=re.escape("did you mean smollm2-135m-instruct or smollm2-360m-instruct? known")
+    ):
         load_catalog().find("smollm-135m-instruct")
 
 
