@@ -6,39 +6,41 @@ Run as a script this file is the program that is interrupted: it pulls one model
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
-from appliance.errors import ApplianceError
-from appliance.models import pull
 from appliance.models.catalog import Catalog, CatalogModel, WheelSource
-from appliance.models.children import Terminated, terminated_as_exception
 from appliance.models.errors import ModelError
-from appliance.models.fake import convert_fake, fake_model
-from appliance.models.importers import Converted
+from appliance.models.fake import fake_model
 from appliance.models.importers.wheel import WheelImporter
-from appliance.models.progress import Lines, Progress
+from appliance.models.progress import Lines
 from appliance.models.pull import Puller
 from appliance.models.store import Store
 from appliance.models.verification import verify
+from tests.support.pulling import (
+    Slow,
+    left_in,
+    listening_socket,
+    on_small_disk,
+    program,
+    run_pull,
+    start,
+    wait_for_line,
+)
 
 WEIGHTS = os.urandom(1_000_000)  # more than 512 kB: pip reports progress for no less
 WHEEL_NAME = "tiny_model-1.0-py3-none-any.whl"
 FILE_NAME = "tiny_model/model.gguf"
-FILL_BYTES = 20_000_000  # more than any of the small file systems here has
 
 
 def make_wheel(file: Path) -> None:
@@ -148,21 +150,6 @@ def tiny_model(sha256: str = "", package: str = "tiny-model", file: str = FILE_N
     return fake_model("tiny", WheelSource(package=package, revision="1.0", file=file, sha256=sha256))
 
 
-class Slow:
-    """A converter that waits for a file to appear before it begins, or fills the disk."""
-
-    def __init__(self, gate: Path | None, fill: bool) -> None:
-        self._gate = gate
-        self._fill = fill
-
-    def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
-        if self._fill:
-            (directory / "openvino_model.bin").write_bytes(b"\0" * FILL_BYTES)
-        while self._gate is not None and not self._gate.exists():
-            time.sleep(0.05)
-        return convert_fake(gguf, directory, model, progress)
-
-
 def make_puller(
     store: Path,
     model: CatalogModel | None = None,
@@ -181,10 +168,6 @@ def make_puller(
         progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
         wait_s=60,
     )
-
-
-def left_in(store: Path) -> list[str]:
-    return sorted(entry.name for entry in store.iterdir()) if store.exists() else []
 
 
 def test_a_model_comes_out_of_a_wheel(index: Index, tmp_path: Path) -> None:
@@ -222,7 +205,7 @@ def test_a_silent_index_does_not_keep_the_stick_from_being_used(
     stick.mkdir()
     make_wheel(stick / WHEEL_NAME)
     with listening_socket() as url:
-        use_index(monkeypatch, url)
+        use_index(monkeypatch, f"{url}/simple")
         monkeypatch.setenv("PIP_FIND_LINKS", str(stick))
         assert make_puller(tmp_path / "store", source_timeout_s=5).pull("tiny").outcome == "installed"
 
@@ -261,20 +244,13 @@ def test_a_connection_that_always_breaks_is_told_and_a_repeat_succeeds(index: In
     assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
 
 
-@contextmanager
-def listening_socket() -> Iterator[str]:
-    """The URL of something that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/simple"
-
-
 def test_an_index_that_never_answers_costs_the_source_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening_socket() as url:
-        use_index(monkeypatch, url)
+        use_index(monkeypatch, f"{url}/simple")
         monkeypatch.setenv("PIP_RETRIES", "9")
         monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{url}/a {url}/b {url}/c")
         began = time.monotonic()
-        with pytest.raises(ModelError, match=f"no answer from {url}.* within 2 s"):
+        with pytest.raises(ModelError, match=f"no answer from {url}/simple.* within 2 s"):
             make_puller(tmp_path / "store", source_timeout_s=2).pull("tiny")
         assert time.monotonic() - began < 3.5
     assert left_in(tmp_path / "store") == [".lock"]
@@ -312,28 +288,12 @@ def test_a_version_that_does_not_exist_is_told_with_those_that_do(index: Index, 
         make_puller(tmp_path / "store", fake_model("tiny", source)).pull("tiny")
 
 
-def start(store: Path, *flags: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, __file__, str(store), *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for_line(process: "subprocess.Popen[str]", part: str) -> str:
-    assert process.stderr is not None
-    seen = ""
-    for line in process.stderr:
-        seen += line
-        if part in line:
-            return line
-    raise AssertionError(f"{part!r} was never said, but: {seen}")
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_while_downloading_leaves_nothing_and_a_repeat_succeeds(
     index: Index, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     index.go_on.clear()
-    with start(tmp_path / "store") as process:
+    with start(__name__, tmp_path / "store") as process:
         wait_for_line(process, "tiny: downloading")
         assert index.half_sent.wait(30)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -350,7 +310,7 @@ def test_a_signal_while_downloading_leaves_nothing_and_a_repeat_succeeds(
 def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index, tmp_path: Path) -> None:
     store = tmp_path / "store"
     index.go_on.clear()
-    with start(store) as process:
+    with start(__name__, store) as process:
         wait_for_line(process, "tiny: downloading")
         assert index.half_sent.wait(30)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -366,28 +326,14 @@ def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index,
 
 def test_of_two_pulls_at_once_the_second_finds_the_model_installed(index: Index, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with start(tmp_path / "store", "--gate", str(gate)) as first:
+    with start(__name__, tmp_path / "store", "--gate", str(gate)) as first:
         wait_for_line(first, "tiny: checking")
-        with start(tmp_path / "store") as second:
+        with start(__name__, tmp_path / "store") as second:
             assert f"process {first.pid} is writing" in wait_for_line(second, "waiting")
             gate.touch()
             answers = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
     assert [answer["outcome"] for answer in answers] == ["installed", "present"]
     assert index.downloads == 1
-
-
-def on_small_disk(size: str, mount: Path, command: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run `command` where `mount` is a file system of `size` that nothing else sees."""
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-    script = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
-    prefix = [*unshare, "sh", "-c", script, "sh", size, str(mount)]
-    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True) if shutil.which("unshare") else None
-    if tried is None or tried.returncode != 0:
-        reason = f"no file system can be mounted here: {tried.stderr.strip() if tried else 'unshare is missing'}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=100)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +350,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 ) -> None:
     store = tmp_path / "disk"
     store.mkdir()
-    ended = on_small_disk(size, store, [sys.executable, __file__, str(store), *flags])
+    ended = on_small_disk(size, store, program(__name__, store, *flags))
     assert ended.returncode == 1, ended.stderr
     assert f"disk full: {store}" in ended.stderr
     assert said in ended.stderr
@@ -412,24 +358,5 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert index.downloads == (0 if "--margin" in flags else 1)
 
 
-def main(arguments: list[str]) -> int:
-    """The program that is interrupted: prints what came of it, and what is left in the store after an error."""
-    store = Path(arguments[0])
-    gate = Path(arguments[arguments.index("--gate") + 1]) if "--gate" in arguments else None
-    if "--margin" not in arguments:
-        pull.MARGIN_BYTES = 0
-    try:
-        with terminated_as_exception():
-            pulled = make_puller(store, gate=gate, fill="--fill" in arguments).pull("tiny")
-    except KeyboardInterrupt as error:
-        return 128 + error.number if isinstance(error, Terminated) else 130
-    except ApplianceError as error:
-        print(error, file=sys.stderr)
-        print(json.dumps({"left": left_in(store)}))
-        return 1
-    print(json.dumps({"outcome": pulled.outcome}))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_pull(sys.argv[1:], make_puller))
