@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -22,6 +22,7 @@ from appliance.models.progress import Progress, Silent
 from appliance.models.store import Store
 from appliance.types import ServedModel
 from tests.support.daemon import Appliance, running, settings
+from tests.support.hub import FILE_NAME, WEIGHTS, Hub, running_hub, use_hub
 
 # Whoever started the tests in the background may have had SIGINT ignored, or under nohup SIGHUP; children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,6 +41,14 @@ async def appliance() -> AsyncIterator[Appliance]:
     async with running(settings()) as started:
         await started.ready()
         yield started
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A model hub with one small file, which huggingface_hub is led to."""
+    with running_hub({FILE_NAME: WEIGHTS, "README.md": b"# Tiny"}) as served:
+        use_hub(monkeypatch, served.url)
+        yield served
 
 
 @pytest.fixture(scope="session")

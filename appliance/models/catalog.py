@@ -24,7 +24,9 @@ _FORMS = {  # in words, for the keys that have a pattern
     "sha256": "64 hexadecimal digits in small letters, or nothing",
     "package": "the name of a package",
     "path": "a path that begins with /",
-    "revision": "one version, such as 1.2.3",
+    "revision": "one version, such as 1.2.3, or a hub's commit",
+    "repository": "the name of a repository, such as Qwen/Qwen2.5-0.5B-Instruct-GGUF",
+    "file": "a file's path in the repository, without '..'",
 }
 
 
@@ -52,11 +54,15 @@ class WheelSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class HubSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hub"):
     """One GGUF file of a model hub's repository."""
 
-    repository: Text
-    revision: str = ""
-    """A commit; empty takes the newest and records which that was."""
-    file: Text
+    repository: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")]
+    revision: Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?\Z")] = ""
+    """A commit, or a branch or tag; empty takes the newest. The manifest records which commit it was."""
+    # Also the name of a file below the store: no part of it can be "..".
+    file: Annotated[
+        str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*\Z", max_length=200)
+    ]
     sha256: Sha256 = ""
+    """Of the file; empty where nobody has pulled it yet. The hub's own is compared in any case."""
     quantization: str = ""
     size_bytes: Bytes = 0
 

@@ -13,15 +13,17 @@ from msgspec import Struct
 from appliance.config import ModelSettings
 from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, CatalogModel, Source
+from appliance.models.downloads import kept_bytes
 from appliance.models.errors import MB, DiskFull, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
 from appliance.models.importers.file import FileImporter
 from appliance.models.importers.gguf import convert
+from appliance.models.importers.hub import HubImporter
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy
 from appliance.models.importers.wheel import WheelImporter
 from appliance.models.manifest import Manifest, SourceRecord, installed_versions, sealed
 from appliance.models.progress import Progress
-from appliance.models.recipes import Recipe
+from appliance.models.recipes import Recipe, load_recipe
 from appliance.models.store import Installed, Store
 from appliance.models.verification import file_record, verify
 from appliance.models.writer import Writer
@@ -141,7 +143,8 @@ class Puller(Struct, frozen=True, kw_only=True):
             raise SourceUnavailable(_no_importer(source))
         needed = needed_bytes(model, source)
         with self._full_disk_named(needed):
-            free = shutil.disk_usage(self.store.directory).free
+            # What is kept of a broken download will not be written again.
+            free = shutil.disk_usage(self.store.directory).free + kept_bytes(self.store.directory, model.id)
             if free < needed:
                 raise DiskFull(self.store.directory, needed, free)
             with writer.open_staging() as scratch:
@@ -183,17 +186,26 @@ class Puller(Struct, frozen=True, kw_only=True):
 def open_puller(
     settings: ModelSettings, store: Store, catalog: Catalog, progress: Progress, recipe: Recipe | None = None
 ) -> Puller:
-    """A puller with all importers of this version; `recipe`: for files, None keeps their quantization."""
+    """A puller with all importers of this version; `recipe`: for files, None keeps their quantization.
+
+    What comes from a hub is quantized by the default recipe. Raises ConfigError where that can't be read.
+    """
     file = FileImporter(QuantizingConverter(recipe) if recipe else convert_copy)
     wheel = WheelImporter(
         convert,
         source_timeout_s=settings.source_timeout_s,
         download_timeout_s=settings.download_timeout_s,
     )
+    hub = HubImporter(
+        QuantizingConverter(load_recipe()),
+        store=store.directory,
+        source_timeout_s=settings.source_timeout_s,
+        download_timeout_s=settings.download_timeout_s,
+    )
     return Puller(
         store=store,
         catalog=catalog,
-        importers={"wheel": wheel, "file": file},
+        importers={"hub": hub, "wheel": wheel, "file": file},
         progress=progress,
         wait_s=settings.download_timeout_s + IMPORT_WAIT_S,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from appliance.models.downloads import discard_abandoned
 from appliance.models.durable import make_directory, settle, sync
 from appliance.models.manifest import MANIFEST_NAME, Manifest, encode_manifest
 
@@ -28,10 +29,11 @@ class Writer:
             _discard(directory)
 
     def remove_stale(self) -> None:
-        """Remove what writers left behind that were killed or lost power."""
+        """Remove what writers left behind that were killed or lost power, and downloads that nobody went on with."""
         for entry in self._store.iterdir():
             if entry.name.startswith(STAGING_PREFIX):
                 _discard(entry)
+        discard_abandoned(self._store)
 
     def install(self, built: Path, manifest: Manifest) -> Path:
         """Make the files in `built`, a staged directory, the model of `manifest`; returns its directory.

@@ -115,6 +115,28 @@ def test_a_package_can_be_nothing_but_a_name(tmp_path: Path, package: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("repository", "../etc", "expected the name of a repository"),
+        ("repository", "a/b/c", "expected the name of a repository"),
+        ("file", "../../x.gguf", "expected a file's path in the repository"),
+        ("file", "/etc/x.gguf", "expected a file's path in the repository"),
+        ("file", "a/../x.gguf", "expected a file's path in the repository"),
+        ("revision", "-x", "expected one version"),
+    ],
+)
+def test_what_a_hub_source_names_can_leave_neither_hub_nor_store(
+    tmp_path: Path, key: str, value: str, said: str
+) -> None:
+    source = {"repository": "tiny-model", "revision": "1.0", "file": "tiny/model.gguf"}
+    file = write(tmp_path, kind="hub", name="repository")
+    assert isinstance(read_catalog(file)["tiny"].source[0], HubSource)
+    file.write_text(file.read_text("utf-8").replace(f'{key} = "{source[key]}"', f'{key} = "{value}"'), "utf-8")
+    with pytest.raises(ConfigError, match=said):
+        read_catalog(file)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [("model = [", "is not valid TOML"), ("models = 1", "unknown key 'models'"), ("model = 1", "expected tables")],
 )

@@ -48,5 +48,7 @@ class Importer(Protocol):
     def build(self, model: CatalogModel, source: Source, scratch: Path, progress: Progress) -> Built:
         """Fetch and convert `model`, writing below `scratch` only, which is empty and on the store's file system.
 
+        What came of a download that broke off may be kept elsewhere in the store, for the next time.
+
         Raises SourceUnavailable where the next source may do, ImportFailed, OSError (a full disk).
         """
