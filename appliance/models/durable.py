@@ -1,5 +1,6 @@
 """Bytes that stay: fsync, modes, owners. Knows directories and files; knows nothing of models."""
 
+import ctypes
 import errno
 import os
 import secrets
@@ -11,6 +12,9 @@ from typing import IO
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644  # whatever the umask of who pulled: the service's account must be able to read it
 NEW_FILE_MODE = 0o666  # and the umask's, for files that people asked for
+
+_AT_FDCWD = -100  # paths as they are
+_RENAME_EXCHANGE = 2
 
 
 def make_directory(directory: Path) -> None:
@@ -53,6 +57,22 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names of one file system in one step; False where it can't (NFS, vfat, another C library).
+
+    Raises OSError.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Python has no function for it
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 @contextmanager

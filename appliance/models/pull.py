@@ -1,9 +1,6 @@
 """Getting models into the store. Knows catalog, importers and store; knows no kind of source and no terminal."""
 
-import errno
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -14,7 +11,7 @@ from appliance.config import ModelSettings
 from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, CatalogModel, Source
 from appliance.models.downloads import kept_bytes
-from appliance.models.errors import MB, DiskFull, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
+from appliance.models.errors import MB, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
 from appliance.models.importers.file import FileImporter
 from appliance.models.importers.gguf import convert
@@ -25,7 +22,7 @@ from appliance.models.manifest import Manifest, SourceRecord, installed_versions
 from appliance.models.progress import Progress
 from appliance.models.recipes import Recipe, load_recipe
 from appliance.models.store import Installed, Store
-from appliance.models.verification import file_record, verify
+from appliance.models.verification import file_record, find_sound
 from appliance.models.writer import Writer
 
 MARGIN_BYTES = 64 * MB  # for what else writes to the disk meanwhile
@@ -142,11 +139,9 @@ class Puller(Struct, frozen=True, kw_only=True):
         if importer is None:
             raise SourceUnavailable(_no_importer(source))
         needed = needed_bytes(model, source)
-        with self._full_disk_named(needed):
+        with self.store.failures_named(needed):
             # What is kept of a broken download will not be written again.
-            free = shutil.disk_usage(self.store.directory).free + kept_bytes(self.store.directory, model.id)
-            if free < needed:
-                raise DiskFull(self.store.directory, needed, free)
+            self.store.require_room(needed, kept_bytes(self.store.directory, model.id))
             with writer.open_staging() as scratch:
                 built = importer.build(model, source, scratch, self.progress)
                 if not source.sha256:
@@ -157,30 +152,11 @@ class Puller(Struct, frozen=True, kw_only=True):
                 return self._install(compose_manifest(model, source, built), built.directory, writer)
 
     def _install(self, manifest: Manifest, directory: Path, writer: Writer) -> Pulled:
-        target = self.store.directory / manifest.id / manifest.directory_name
-        there = target.exists()
-        if there:
-            newest = self._newest_readable(manifest.id)
-            if newest is not None and newest.directory == target and verify(newest.manifest, target).sound:
-                return Pulled(newest, "unchanged")
-        writer.install(directory, manifest)
-        return Pulled(Installed(target, manifest), "replaced" if there else "installed")
-
-    def _newest_readable(self, model_id: str) -> Installed | None:
-        try:
-            return self.store.find(model_id)
-        except ConfigError:
-            return None
-
-    @contextmanager
-    def _full_disk_named(self, needed: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                free = shutil.disk_usage(self.store.directory).free
-                raise DiskFull(self.store.directory, needed, free) from None
-            raise self.store.unusable("written", error) from None
+        present = find_sound(self.store, manifest)
+        if present is not None:
+            return Pulled(present, "unchanged")
+        target, replaced = writer.install(directory, manifest)
+        return Pulled(Installed(target, manifest), "replaced" if replaced else "installed")
 
 
 def open_puller(

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from appliance.errors import ConfigError
 from appliance.models.durable import make_directory
-from appliance.models.errors import ManifestTooNew, ModelDamaged, NotInstalled, NoUsableModel, StoreUnusable
+from appliance.models.errors import DiskFull, ManifestTooNew, ModelDamaged, NotInstalled, NoUsableModel, StoreUnusable
 from appliance.models.locking import free_lock, take_lock
 from appliance.models.manifest import DIGEST_NAME_LENGTH, Manifest, read_manifest
 from appliance.models.writer import Writer
@@ -19,6 +20,7 @@ from appliance.models.writer import Writer
 LOCK_NAME = ".lock"
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DIGEST_NAME = re.compile(rf"[0-9a-f]{{{DIGEST_NAME_LENGTH}}}")
 
 
@@ -137,10 +139,35 @@ class Store:
         finally:
             free_lock(lock)
 
+    def require_room(self, needed_bytes: int, kept_bytes: int = 0) -> None:
+        """Raises DiskFull where the store's file system has less; StoreUnusable where nobody can tell.
+
+        `kept_bytes`: of what is needed, what lies in the store already.
+        """
+        place = self.directory
+        while not place.exists() and place.parent != place:
+            place = place.parent
+        try:
+            free_bytes = shutil.disk_usage(place).free + kept_bytes
+        except OSError as error:
+            raise self.unusable("written", error) from None
+        if free_bytes < needed_bytes:
+            raise DiskFull(self.directory, needed_bytes, free_bytes)
+
+    @contextmanager
+    def failures_named(self, needed_bytes: int) -> Iterator[None]:
+        """An OSError in the block becomes DiskFull, with what was thought to be needed, or StoreUnusable."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise DiskFull(self.directory, needed_bytes, shutil.disk_usage(self.directory).free) from None
+            raise self.unusable("written", error) from None
+
     def unusable(self, how: str, error: OSError) -> StoreUnusable:
         """The error for a directory that can't be `how`: "read" or "written"."""
         remedy = "run the command as the store's owner or root, or set models.directory"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             remedy = "make room there, or set models.directory"
         return StoreUnusable(f"the model store {self.directory} can't be {how}: {error.strerror}; {remedy}")
 

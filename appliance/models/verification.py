@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from appliance.errors import ConfigError
 from appliance.models.bundle.layout import OWN_NAMES
 from appliance.models.errors import ModelDamaged, mending_command
 from appliance.models.manifest import (
@@ -17,6 +18,7 @@ from appliance.models.manifest import (
     came_in_bundle,
     installed_versions,
 )
+from appliance.models.store import Installed, Store
 
 
 class Verification(Struct, frozen=True):
@@ -57,6 +59,17 @@ def require_sound(manifest: Manifest, directory: Path, versions: OpenVinoVersion
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise ModelDamaged(f"model {manifest.id}: {found.problems[0]}{more}")
     return found.warnings
+
+
+def find_sound(store: Store, manifest: Manifest) -> Installed | None:
+    """The newest model of the manifest's id, where it has the manifest's digest and every byte is right."""
+    try:
+        newest = store.find(manifest.id)
+    except ConfigError:
+        return None
+    if newest is None or newest.manifest.digest != manifest.digest:
+        return None
+    return newest if verify(newest.manifest, newest.directory).sound else None
 
 
 def file_record(file: Path) -> FileRecord:

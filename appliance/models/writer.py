@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.models.downloads import discard_abandoned
-from appliance.models.durable import make_directory, settle, sync
+from appliance.models.durable import exchange, make_directory, settle, sync
 from appliance.models.manifest import MANIFEST_NAME, Manifest, encode_manifest
 
 STAGING_PREFIX = ".staging-"
@@ -35,10 +35,11 @@ class Writer:
                 _discard(entry)
         discard_abandoned(self._store)
 
-    def install(self, built: Path, manifest: Manifest) -> Path:
-        """Make the files in `built`, a staged directory, the model of `manifest`; returns its directory.
+    def install(self, built: Path, manifest: Manifest) -> tuple[Path, bool]:
+        """Make the files in `built`, a staged directory, the model of `manifest`.
 
-        A model of the same digest gives way. After a crash at any point the store has all of the model or none.
+        Returns its directory, and whether a model of the same digest gave way. After a crash at any point the store
+        has all of the one or all of the other; without that exchange (see `exchange`) it may have neither, but no half.
         Raises OSError.
         """
         (built / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
@@ -46,12 +47,16 @@ class Writer:
         place = self._store / manifest.id
         target = place / manifest.directory_name
         make_directory(place)
+        if target.exists() and exchange(built, target):
+            sync(place)
+            sync(built.parent)
+            return target, True
         replaced = self._put_aside(target) if target.exists() else None
         built.rename(target)
         sync(place)
         if replaced is not None:
             _discard(replaced)
-        return target
+        return target, replaced is not None
 
     def remove(self, model_id: str, directory_name: str) -> Path:
         """Remove one directory of a model, and the model's own when that was the last. Raises OSError."""
