@@ -10,7 +10,7 @@ from msgspec import Struct
 from appliance.config import ModelSettings
 from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, CatalogModel, Source
-from appliance.models.downloads import kept_bytes
+from appliance.models.downloads import discard_download, kept_bytes
 from appliance.models.errors import MB, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
 from appliance.models.importers.file import FileImporter
@@ -149,7 +149,9 @@ class Puller(Struct, frozen=True, kw_only=True):
                         f"{model.id}: the catalog knows no digest; this one was seen: {built.source_sha256}"
                     )
                 self.progress.stage(f"{model.id}: installing")
-                return self._install(compose_manifest(model, source, built), built.directory, writer)
+                pulled = self._install(compose_manifest(model, source, built), built.directory, writer)
+                discard_download(self.store.directory, model.id)
+                return pulled
 
     def _install(self, manifest: Manifest, directory: Path, writer: Writer) -> Pulled:
         present = find_sound(self.store, manifest)

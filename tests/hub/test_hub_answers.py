@@ -11,6 +11,7 @@ from appliance.models.errors import ModelError
 from tests.support.hub import (
     COMMIT,
     FILE_NAME,
+    MIRROR_PATH,
     REPOSITORY,
     SHA256,
     WEIGHTS,
@@ -23,7 +24,7 @@ from tests.support.hub import (
     silence,
     use_hub,
 )
-from tests.support.hub_pull import SECRET, failure, make_puller, tiny_model
+from tests.support.hub_pull import SECRET, break_off, failure, make_puller, part, tiny_model
 from tests.support.pulling import left_in, listening_socket
 
 
@@ -64,6 +65,40 @@ def test_a_setting_of_the_hub_that_is_wrong_has_to_be_mended(
     assert said in str(caught.value)
     assert SECRET not in str(caught.value)
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SSL_CERT_FILE", "/no/such/certificates.pem", "No such file or directory"),
+        ("SSL_CERT_FILE", __file__, "certificate"),
+        ("HTTPS_PROXY", f"gopher://user:{SECRET}@proxy:1", "gopher://proxy:1"),
+        ("ALL_PROXY", f"socks5://user:{SECRET}@proxy:1", "socks"),
+    ],
+)
+def test_settings_with_which_nothing_can_be_asked_have_to_be_mended(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    kept = break_off(hub, tmp_path / "store").read_bytes()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        make_puller(tmp_path / "store").pull_preferred(["tiny"])
+    line = str(caught.value)
+    assert line.startswith("no connection to 127.0.0.1")
+    assert said in line
+    assert line.endswith("check SSL_CERT_FILE, SSL_CERT_DIR, HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (environment)")
+    assert SECRET not in line
+    assert part(tmp_path / "store").read_bytes() == kept
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_mirror_need_not_be_at_the_root_of_its_host(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}{MIRROR_PATH}{end}")
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+    assert [request.path.startswith(f"{MIRROR_PATH}/") for request in hub.asked] == [True, True, False]
 
 
 def test_offline_the_hub_is_not_asked(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Every way in which a file can come in pieces, wrong, for ever, or to a machine that has no room for it."""
 
+import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,11 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
 
 from appliance.models.catalog import CatalogModel
 from appliance.models.downloads import KEPT_S
-from appliance.models.errors import ImportFailed, ModelError
+from appliance.models.errors import DiskFull, ImportFailed, ModelError
 from appliance.models.importers import Converted
+from appliance.models.importers.hub import F16_BYTES
+from appliance.models.importers.quantizing import conversion_bytes
 from appliance.models.progress import Progress
 from appliance.models.store import Store
 from tests.support.hub import (
@@ -24,10 +29,13 @@ from tests.support.hub import (
     Hub,
     endless,
     fails,
+    silence,
     trickle,
 )
-from tests.support.hub_pull import HALF, PROGRAM, break_off, failure, make_puller, tiny_model
+from tests.support.hub_pull import HALF, PROGRAM, break_off, failure, make_puller, tiny_model, wait_for_bytes
 from tests.support.pulling import left_in, on_small_disk, program, start, wait_for_line
+
+LATE_S = 4.0
 
 
 def test_a_file_below_a_directory_is_found(hub: Hub, tmp_path: Path) -> None:
@@ -134,6 +142,46 @@ def test_a_conversion_that_fails_keeps_the_file_for_the_next(hub: Hub, tmp_path:
     assert left_in(tmp_path / "store") == [".lock", "tiny"]
 
 
+def test_a_file_is_kept_until_its_model_is_installed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ImportFailed("tiny: no such luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.models.pull.compose_manifest", fail)
+        with pytest.raises(ModelError, match="no such luck"):
+            make_puller(tmp_path / "store").pull("tiny")
+    assert make_puller(tmp_path / "store").pull("tiny").outcome == "installed"
+    assert len(hub.ranges()) == 1
+    assert left_in(tmp_path / "store") == [".lock", "tiny"]
+
+
+def test_a_hub_that_has_answered_gets_its_time_anew_for_the_first_byte(hub: Hub, tmp_path: Path) -> None:
+    async def late(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(LATE_S)
+        return await hub.api(request)
+
+    async def later(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(LATE_S)
+        return await hub.file(request)
+
+    hub.will("api", late)
+    hub.will("file", later)
+    assert make_puller(tmp_path / "store", source_timeout_s=2 * LATE_S).pull("tiny").outcome == "installed"
+
+
+def test_a_file_that_leaves_no_room_for_its_conversion_is_not_fetched(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = conversion_bytes(F16_BYTES * tiny_model().parameters)
+    free = shutil.disk_usage(tmp_path)._replace(free=enough + len(WEIGHTS) - 1)
+    monkeypatch.setattr("appliance.models.importers.quantizing.shutil.disk_usage", lambda _: free)
+    hub.will("head", silence)  # the client may get that far before it is ended
+    with pytest.raises(DiskFull, match="needs about 66 MB, has 65 MB"):
+        make_puller(tmp_path / "store").pull("tiny")
+    assert "file" not in hub.steps()
+    assert left_in(tmp_path / "store") == [".lock"]
+
+
 def test_a_download_that_nobody_went_on_with_is_removed_by_the_next_writer(hub: Hub, tmp_path: Path) -> None:
     store = tmp_path / "store"
     left = break_off(hub, store)
@@ -153,7 +201,7 @@ def test_a_signal_while_downloading_ends_everything_and_the_next_pull_goes_on(
     hub.go_on.clear()
     with start(PROGRAM, tmp_path / "store") as process:
         wait_for_line(process, "tiny: downloading")
-        assert hub.half_sent.wait(30)
+        wait_for_bytes(tmp_path / "store")
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         process.communicate(timeout=30)
@@ -181,7 +229,7 @@ def test_of_two_pulls_at_once_the_second_finds_the_model_installed(hub: Hub, tmp
 @pytest.mark.parametrize(
     ("size", "flags", "said", "files"),
     [
-        ("700k", [], "needs about 65 MB, has 0 MB", 0),  # the hub says how long it is
+        ("700k", [], "needs about 2 MB, has 0 MB", 0),  # the hub says how long it is
         ("6m", ["--fill"], "needs more than the", 1),  # the IR does not fit
         ("6m", ["--margin"], "needs about 64 MB, has 6 MB", 0),  # known before the hub is asked
     ],
@@ -216,7 +264,7 @@ def test_a_disk_that_fills_up_while_downloading_is_told_and_leaves_nothing(hub: 
         full.touch()
         waiting.join()
     assert ended.returncode == 1, ended.stderr
-    assert f"disk full: {store} needs about 65 MB, has 0 MB" in ended.stderr
+    assert f"disk full: {store} needs about 2 MB, has 0 MB" in ended.stderr
     assert json.loads(ended.stdout) == {"left": [".lock", "crowd"]}
 
 

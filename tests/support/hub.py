@@ -21,6 +21,8 @@ FILE_NAME = "tiny.gguf"
 WEIGHTS = os.urandom(1_000_000)  # some of the client's chunks
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
+MIRROR_PATH = "/artifacts/api/hub"
+"""The hub is there too: some mirrors are not at the root of their host."""
 PIECE_BYTES = 1 << 16
 WAIT_S = 60.0
 
@@ -64,7 +66,6 @@ class Hub:
         """What it says a file's size is."""
         self.go_on = threading.Event()
         self.go_on.set()
-        self.half_sent = threading.Event()
 
     def steps(self) -> list[str]:
         """What was asked, in order."""
@@ -162,7 +163,6 @@ class Hub:
         end = len(content) if stop is None else begin + stop
         middle = (begin + end) // 2
         await response.write(content[begin:middle])
-        self.half_sent.set()
         await asyncio.get_running_loop().run_in_executor(None, self.go_on.wait, WAIT_S)
         await response.write(content[middle:end])
         if stop is not None and request.transport is not None:
@@ -266,11 +266,13 @@ async def _serving(hub: Hub) -> AsyncIterator[None]:
         return answer
 
     front, store = web.Application(), web.Application()
-    front.router.add_get("/api/models/{owner}/{name}", routed("api", hub.api))
-    front.router.add_get("/api/models/{owner}/{name}/revision/{revision}", routed("api", hub.api))
-    resolve = "/{owner}/{name}/resolve/{revision}/{file:.+}"
-    front.router.add_head(resolve, routed("head", hub.resolve))
-    front.router.add_get(resolve, routed("get", hub.resolve), allow_head=False)
+    for prefix in ("", MIRROR_PATH):
+        model = f"{prefix}/api/models/{{owner}}/{{name}}"
+        front.router.add_get(model, routed("api", hub.api))
+        front.router.add_get(f"{model}/revision/{{revision}}", routed("api", hub.api))
+        resolve = f"{prefix}/{{owner}}/{{name}}/resolve/{{revision}}/{{file:.+}}"
+        front.router.add_head(resolve, routed("head", hub.resolve))
+        front.router.add_get(resolve, routed("get", hub.resolve), allow_head=False)
     store.router.add_get("/{digest}", routed("file", hub.file))
     runners = []
     for application in (front, store):

@@ -20,7 +20,7 @@ from appliance.models.importers.hub import HubImporter
 from appliance.models.progress import Lines
 from appliance.models.pull import Puller
 from appliance.models.store import Store
-from tests.support.hub import FILE_NAME, REPOSITORY, Hub, fails
+from tests.support.hub import FILE_NAME, REPOSITORY, WAIT_S, Hub, fails
 from tests.support.pulling import Slow, left_in, run_pull
 
 PROGRAM = "tests.support.hub_pull"
@@ -78,6 +78,14 @@ def failure(store: Path, model: CatalogModel | None = None, **arguments: float) 
 def part(store: Path) -> Path:
     """What came of a broken download."""
     return next((store / ".downloads/tiny").rglob("*.incomplete"))
+
+
+def wait_for_bytes(store: Path) -> None:
+    """Return when a chunk of the download that goes on is on the disk."""
+    deadline = time.monotonic() + WAIT_S
+    while not any(path.stat().st_size >= CHUNK_BYTES for path in (store / ".downloads").rglob("*.incomplete")):
+        assert time.monotonic() < deadline, "no byte came"
+        time.sleep(0.01)
 
 
 def break_off(hub: Hub, store: Path) -> Path:

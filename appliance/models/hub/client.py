@@ -4,10 +4,8 @@ Knows huggingface_hub; knows no catalog and no store. Own process: whatever a hu
 from outside, and nothing else of the appliance pays for the import.
 """
 
-import errno
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         return _fail(Failed("settings", str(error)))
     refusals = Refusals(request, host_of(httpx.URL(constants.ENDPOINT)), token or "")
+    try:
+        open_client().close()
+    except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+        return _fail(refusals.no_connection(error))
     set_client_factory(open_client)
     try:
         _say(Fetched(str(Download(request, token, refusals).run())))
@@ -103,9 +105,7 @@ class Download:
     def run(self) -> Path:
         """The file. Raises Refused, OSError, and what the libraries raise."""
         found = self._again_while_busy(self.find)
-        _say(found)
-        if found.size_bytes - found.kept_bytes > shutil.disk_usage(self._directory).free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _say(found)  # whoever started this knows what room there is, and ends it where that is too little
         self._meter.most = found.size_bytes
         return self._again_while_busy(lambda: self._fetch(found))
 

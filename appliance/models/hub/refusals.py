@@ -69,6 +69,14 @@ class Refusals:
             )
         return Refused(f"{self._host}: {type(error).__name__}: {self.words(error)}")
 
+    def no_connection(self, error: BaseException) -> Failed:
+        """Nothing can be asked at all: no such certificates, a proxy's address that is none."""
+        return Failed(
+            "settings",
+            f"no connection to {self._host} can be set up: {self.words(error)}; check SSL_CERT_FILE, SSL_CERT_DIR, "
+            "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY (environment)",
+        )
+
     def busy(self, error: Busy) -> Refused:
         """The hub can't now, and nobody wants to wait that long."""
         again = f"in {error.wait_s:.0f} s" if error.wait_s is not None else "later"

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from appliance.models.errors import MB, DigestMismatch, DiskFull, SourceUnavaila
 from appliance.models.hub.wire import Failed, Fetched, Found, Received, Request, Waiting, read_message
 from appliance.models.importers import Built, Converter
 from appliance.models.importers.file import digest_of
-from appliance.models.importers.quantizing import require_room
+from appliance.models.importers.quantizing import conversion_bytes, require_room
 from appliance.models.progress import Progress
 
 CLIENT = ("-m", "appliance.models.hub.client")
@@ -46,7 +46,8 @@ class HubImporter:
     def __init__(self, convert: Converter, *, store: Path, source_timeout_s: float, download_timeout_s: float) -> None:
         """`store`: keeps what came of a download that broke off, so that the next one goes on with it.
 
-        `source_timeout_s`: from the start to the file's first byte; `download_timeout_s`: to the last.
+        `source_timeout_s`: from the start to the hub's answer, and from that to the file's first byte;
+        `download_timeout_s`: from the start to the last.
         """
         self._convert = convert
         self._store = store
@@ -60,22 +61,25 @@ class HubImporter:
         require_client()
         directory = scratch / "model"
         directory.mkdir()
-        require_room(directory, F16_BYTES * model.parameters)  # before a long download, not after it
-        gguf, found = self._get(model, source, progress)
+        require_room(directory, F16_BYTES * model.parameters)  # before anybody is asked
+        gguf, found = self._get(model, source, directory, progress)
         if not source.revision:
             progress.note(f"{model.id}: the catalog pins no revision; this commit was taken: {found.commit}")
         converted = self._convert(gguf, directory, model, progress)
-        discard_download(self._store, model.id)
         return Built(directory=directory, source_sha256=found.sha256, source_revision=found.commit, converted=converted)
 
-    def _get(self, model: CatalogModel, source: HubSource, progress: Progress) -> tuple[Path, Found]:
-        """The file, with the digest that it should have."""
-        gguf, found = self._fetch(model, source, progress)
+    def _get(self, model: CatalogModel, source: HubSource, directory: Path, progress: Progress) -> tuple[Path, Found]:
+        """The file, with the digest that it should have; `directory`: where the model is going to be made."""
+
+        def require(file_bytes: int) -> None:
+            require_room(directory, F16_BYTES * model.parameters, besides_bytes=file_bytes)
+
+        gguf, found = self._fetch(model, source, require, progress)
         sha256 = digest_of(gguf, f"{model.id}: checking", progress)
         if sha256 != found.sha256 and found.kept_bytes:  # a power cut can leave zeros at the end of what was kept
             progress.note(f"{model.id}: the kept part of the download was damaged; beginning anew")
             discard_download(self._store, model.id)
-            gguf, found = self._fetch(model, source, progress)
+            gguf, found = self._fetch(model, source, require, progress)
             sha256 = digest_of(gguf, f"{model.id}: checking", progress)
         if sha256 != found.sha256:
             discard_download(self._store, model.id)
@@ -86,15 +90,20 @@ class HubImporter:
             )
         return gguf, found
 
-    def _fetch(self, model: CatalogModel, source: HubSource, progress: Progress) -> tuple[Path, Found]:
-        """The file as it came. Raises SourceUnavailable, DigestMismatch, ConfigError, DiskFull, OSError."""
+    def _fetch(
+        self, model: CatalogModel, source: HubSource, require: Callable[[int], None], progress: Progress
+    ) -> tuple[Path, Found]:
+        """The file as it came; `require` is told how many bytes are still to come before they do.
+
+        Raises SourceUnavailable, DigestMismatch, ConfigError, OSError, and what `require` does.
+        """
         environ = hub_environ(os.environ)
         host = host_of(environ.get("HF_ENDPOINT", PUBLIC_HUB))
         place = download_directory(self._store, model.id)
         make_directory(place)
         progress.stage(f"{model.id}: asking {host} for {source.repository}")
         arguments = [*CLIENT, msgspec.json.encode(self._request(model, source, place)).decode()]
-        watch = _Watch(model, host, self._source_timeout_s, self._download_timeout_s)
+        watch = _Watch(model, host, self._source_timeout_s, self._download_timeout_s, require)
         try:
             with open_child(arguments, {**environ, "HF_HOME": str(place)}) as child:
                 ending = watch.follow(child, progress)
@@ -133,7 +142,8 @@ class HubImporter:
         if failed.kind == "mismatch":
             return DigestMismatch(f"{source.repository}: {failed.reason}")
         if failed.errno in (errno.ENOSPC, errno.EDQUOT) and found is not None:
-            return DiskFull(self._store, found.size_bytes + MARGIN_BYTES, shutil.disk_usage(self._store).free)
+            needed = found.size_bytes + conversion_bytes(F16_BYTES * model.parameters)
+            return DiskFull(self._store, needed, shutil.disk_usage(self._store).free)
         return OSError(failed.errno, failed.reason)
 
 
@@ -144,7 +154,9 @@ class _Watch(Struct):
     host: str
     source_timeout_s: float
     download_timeout_s: float
+    require: Callable[[int], None]
     found: Found | None = None
+    found_at_s: float = 0.0
     begun: bool = False
     waits_for: str = ""
     words: str = ""
@@ -156,7 +168,7 @@ class _Watch(Struct):
             if isinstance(message, Fetched | Failed):
                 return message
             if message is not None:
-                self._tell(message, progress)
+                self._tell(message, child.age_s, progress)
             elif line:
                 self.words = line.strip()
             elif self.begun:
@@ -165,9 +177,10 @@ class _Watch(Struct):
         status = child.wait()
         raise SourceUnavailable(f"{self.host}: the hub client failed ({describe_status(status)}): {self.words}")
 
-    def _tell(self, message: Found | Received | Waiting, progress: Progress) -> None:
+    def _tell(self, message: Found | Received | Waiting, age_s: float, progress: Progress) -> None:
         if isinstance(message, Found):
-            self.found = message
+            self.found, self.found_at_s = message, age_s
+            self.require(message.size_bytes - message.kept_bytes)
             if message.kept_bytes:
                 kept, size = message.kept_bytes / MB, message.size_bytes / MB
                 progress.note(f"{self.model.id}: going on with a download, {kept:.1f} of {size:.1f} MB are here")
@@ -179,7 +192,7 @@ class _Watch(Struct):
             self.waits_for = message.reason
 
     def _check(self, age_s: float) -> None:
-        if not self.begun and age_s > self.source_timeout_s:
+        if not self.begun and age_s - self.found_at_s > self.source_timeout_s:
             reason = f": {self.waits_for}" if self.waits_for else "; check the network, or set HF_ENDPOINT to a mirror"
             raise SourceUnavailable(
                 f"nothing from {self.host} within {self.source_timeout_s:g} s (models.source_timeout_s){reason}"

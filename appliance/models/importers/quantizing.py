@@ -100,9 +100,17 @@ def convert_copy(gguf: Path, directory: Path, model: CatalogModel, progress: Pro
     return converted
 
 
-def require_room(directory: Path, f16_bytes: int) -> None:
-    """Raises DiskFull or ImportFailed where disk or memory can't hold what a conversion takes at its peak."""
-    needed = F16_FILES * f16_bytes + MARGIN_BYTES
+def conversion_bytes(f16_bytes: int) -> int:
+    """What a conversion takes of the disk at its peak."""
+    return F16_FILES * f16_bytes + MARGIN_BYTES
+
+
+def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0) -> None:
+    """Raises DiskFull or ImportFailed where disk or memory can't hold what a conversion takes at its peak.
+
+    `besides_bytes`: what else is going to be written to that disk before.
+    """
+    needed = conversion_bytes(f16_bytes) + besides_bytes
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise DiskFull(directory.parent.parent, needed, free)
