@@ -19,9 +19,12 @@ from appliance.cli.operation import (
     tell,
 )
 from appliance.errors import ConfigError
+from appliance.models.checkpoint.files import checkpoint_digest, checkpoint_files
 from appliance.models.errors import MB, NotInstalled
+from appliance.models.importers.checkpoint import require_export
 from appliance.models.importers.file import describe_file, digest_of, require_extra
 from appliance.models.importers.quantizing import scan
+from appliance.models.progress import Progress
 from appliance.models.pull import Pulled, open_puller
 from appliance.models.recipes import load_recipe
 from appliance.models.store import Installed, check_id
@@ -90,24 +93,31 @@ def pull(
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file on this machine.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.gguf|DIRECTORY", help="A GGUF file, or a directory of safetensors.")
+    ],
     model_id: Annotated[str | None, typer.Option("--id", help="Its id here; else one made of its own name.")] = None,
     keep: Annotated[bool, typer.Option("--keep-quantization", help="As it is, for types that GenAI reads.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is installed by that id.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make INT4 of a GGUF file and install it."""
+    """Make INT4 of a GGUF file, or of a directory of safetensors, and install it."""
     effective, store = open_store(config)
     catalog = open_catalog(effective)
     if model_id is not None:
         check_id(model_id)
     recipe = None if keep else load_recipe()
-    if recipe is not None:
+    if file.is_dir():
+        file = file.resolve()  # "." has no name
+        if keep:
+            raise typer.BadParameter("--keep-quantization is for GGUF files: safetensors are not quantized")
+        require_export()
+    elif recipe is not None:
         require_extra()
     with interruptible(), open_progress() as progress:
         facts = scan(file, file.name, progress)
-        model = describe_file(file, facts, digest_of(file, f"{file.name}: reading", progress), catalog, model_id)
+        model = describe_file(file, facts, _digest_of(file, progress), catalog, model_id)
         puller = open_puller(effective.settings.models, store, catalog, progress, recipe)
         pulled = puller.add(model, recipe=recipe.name if recipe else "", force=force)
     _show_pulled(pulled, as_json)
@@ -163,6 +173,13 @@ def remove(
         removed = store.remove(model_id, digest=digest, wait_s=REMOVE_WAIT_S, on_wait=tell)
     for directory in removed:
         typer.echo(f"removed {directory}")
+
+
+def _digest_of(file: Path, progress: Progress) -> str:
+    label = f"{file.name}: reading"
+    if file.is_dir():
+        return checkpoint_digest(checkpoint_files(file), label, progress)
+    return digest_of(file, label, progress)
 
 
 def _show_pulled(pulled: Pulled, as_json: bool) -> None:

@@ -91,7 +91,31 @@ class FileSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         return Path(self.path).name
 
 
-Source = WheelSource | HubSource | FileSource
+class CheckpointSource(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="checkpoint"
+):
+    """One directory of safetensors on this machine."""
+
+    path: Annotated[str, Meta(pattern=r"\A/", max_length=4096)]
+    revision: str = ""
+    """Nothing: a directory has none."""
+    sha256: Sha256 = ""
+    """Of all its files, as models/README.md says."""
+    quantization: str = ""
+    """What its matrices are, such as "BF16"."""
+    size_bytes: Bytes = 0
+
+    @property
+    def name(self) -> str:
+        return self.file
+
+    @property
+    def file(self) -> str:
+        """Its name only, as with a file."""
+        return Path(self.path).name
+
+
+Source = WheelSource | HubSource | FileSource | CheckpointSource
 
 
 class CatalogModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

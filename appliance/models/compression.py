@@ -27,7 +27,16 @@ def compress(directory: Path, recipe: Recipe) -> None:
             group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
         ),
     )
+    _let_cache_be_quantized(model)
     new = directory / "quantized.xml"
     ov.save_model(model, new, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         new.with_suffix(suffix).replace((directory / "openvino_model.xml").with_suffix(suffix))
+
+
+def _let_cache_be_quantized(model: ov.Model) -> None:
+    """Take out what optimum-intel writes into an IR with F16 weights: that its KV cache stay F16 too."""
+    if model.has_rt_info(["runtime_options", "KV_CACHE_PRECISION"]):
+        options = dict(model.get_rt_info("runtime_options").value)
+        del options["KV_CACHE_PRECISION"]
+        model.set_rt_info(options, "runtime_options")

@@ -69,7 +69,7 @@ class ManifestTooNew(ConfigError):
 
 
 def mending_command(model_id: str, file: str = "", *, bundled: bool = False) -> str:
-    """The command that installs `model_id` anew over a damaged copy; `file`: the GGUF that it was imported from."""
+    """The command that installs `model_id` anew over a damaged copy; `file`: what it was imported from."""
     if bundled:  # where a bundle was carried to there may be no other way
         return "appliance models install --force BUNDLE.tar"
     if file:

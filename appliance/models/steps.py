@@ -16,22 +16,25 @@ import msgspec
 from appliance.engine.errand import limit, run_errand
 
 if TYPE_CHECKING:
-    from appliance.models.tokenizer_check import Vocabulary
+    from appliance.models.tokenizer_check import Reference, Vocabulary
 
 GB = 1 << 30
 SCAN_BYTES = GB  # besides the file itself, which is mapped; 40 MB are used
 SCAN_CPU_S = 60  # 1 s for 150,000 tokens
 BASE_BYTES = 2 * GB  # libraries, and a stack for each core of a large builder
+EXPORT_BYTES = 6 * GB  # torch, and the graph that it traces
 MOST_F16_COPIES = 3  # GenAI takes two and the mapped file
 
 # What a step needs is imported in it: reading a header takes no numpy, and dequantizing no OpenVINO.
 
 
 def scan(file: Path) -> dict[str, object]:
-    """Facts, from the header."""
-    from appliance.models.gguf.facts import read_facts
+    """Facts, from a GGUF's header or a checkpoint's small files."""
+    from appliance.models.checkpoint import facts as checkpoint
+    from appliance.models.gguf import facts as gguf
 
     limit(address_bytes=SCAN_BYTES + file.stat().st_size, cpu_s=SCAN_CPU_S)
+    read_facts = checkpoint.read_facts if file.is_dir() else gguf.read_facts
     facts: dict[str, object] = msgspec.to_builtins(read_facts(file))
     return facts
 
@@ -66,6 +69,15 @@ def build(gguf: Path, directory: Path, f16_bytes: int) -> dict[str, object]:
     return {}
 
 
+def export(checkpoint: Path, directory: Path, f16_bytes: int) -> dict[str, object]:
+    """IR and tokenizers of a checkpoint."""
+    limit(data_bytes=EXPORT_BYTES + MOST_F16_COPIES * f16_bytes)
+    from appliance.models.exporting import export as export_checkpoint
+
+    export_checkpoint(checkpoint, directory)
+    return {}
+
+
 def compress(directory: Path, recipe: str, f16_bytes: int) -> dict[str, object]:
     """The IR's weights by a recipe, which is given as JSON."""
     limit(data_bytes=BASE_BYTES + MOST_F16_COPIES * f16_bytes)
@@ -76,15 +88,19 @@ def compress(directory: Path, recipe: str, f16_bytes: int) -> dict[str, object]:
     return {}
 
 
-def prove(directory: Path, gguf: Path, eos_tokens: list[str]) -> dict[str, object]:
-    """What the IR generates and weighs; RuntimeError where its tokenizer is not the GGUF's."""
+def prove(directory: Path, source: Path, eos_tokens: list[str]) -> dict[str, object]:
+    """What the IR generates and weighs; RuntimeError where its tokenizer is not that of `source`."""
     from appliance.engine.conversion import describe_weights
     from appliance.engine.genai.importing import open_tokenizer, probe
-    from appliance.models.tokenizer_check import problem_of
+    from appliance.models.tokenizer_check import difference_of, problem_of
 
-    problem = problem_of(_vocabulary(gguf), *open_tokenizer(directory))
+    encode, decode = open_tokenizer(directory)
+    if source.is_dir():
+        problem = difference_of(_reference(source), encode, decode)
+    else:
+        problem = problem_of(_vocabulary(source), encode, decode)
     if problem:
-        raise RuntimeError(f"the tokenizer that was made is not the file's: {problem}")
+        raise RuntimeError(f"the tokenizer that was made is not the model's own: {problem}")
     report = probe(directory, eos_tokens)
     report["weights"] = describe_weights((directory / "openvino_model.xml").read_text("utf-8"))
     return report
@@ -103,6 +119,21 @@ def _vocabulary(gguf: Path) -> "Vocabulary":
     )
 
 
+def _reference(checkpoint: Path) -> "Reference":
+    from tokenizers import Tokenizer
+
+    from appliance.models.checkpoint.files import TOKENIZER_NAME
+    from appliance.models.tokenizer_check import Reference
+
+    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_NAME))
+    special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return Reference(
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        special,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 and the report, or 1 and the reason."""
     return run_errand(_chosen(arguments))
@@ -115,8 +146,9 @@ def _chosen(arguments: Sequence[str] | None) -> Callable[[], dict[str, object]]:
         "scan": (("file", Path),),
         "dequantize": (("file", Path), ("target", Path)),
         "build": (("gguf", Path), ("directory", Path), ("f16_bytes", int)),
+        "export": (("checkpoint", Path), ("directory", Path), ("f16_bytes", int)),
         "compress": (("directory", Path), ("recipe", str), ("f16_bytes", int)),
-        "prove": (("directory", Path), ("gguf", Path)),
+        "prove": (("directory", Path), ("source", Path)),
     }
     for step, names in wanted.items():
         below = steps.add_parser(step)

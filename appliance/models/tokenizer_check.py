@@ -1,10 +1,11 @@
-"""Whether an IR's tokenizer is that of the GGUF: texts there and back, and the ids of special tokens. Pure.
+"""Whether an IR's tokenizer is the model's own: texts there and back, and the ids of special tokens. Pure.
 
 A tokenizer that loses spaces or digits still answers, only worse: it has to be looked for. What a token stands for
-is taken from the GGUF's own vocabulary, not from the IR's detokenizer.
+is taken from a GGUF's own vocabulary, and what a text becomes from a checkpoint's own tokenizer, not from the IR.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -43,6 +44,30 @@ class Vocabulary(Struct, frozen=True):
     types: Sequence[int]
     special_ids: Sequence[int]
     """Those that the file names: the ends, the padding."""
+
+
+class Reference(NamedTuple):
+    """A checkpoint's own tokenizer."""
+
+    encode: Encode
+    """Adds nothing."""
+    decode: Decode
+    """Leaves special tokens out."""
+    special: Mapping[int, str]
+
+
+def difference_of(reference: Reference, encode: Encode, decode: Decode) -> str:
+    """What a tokenizer does otherwise than the reference, in a line; "" where nothing is."""
+    for text in TEXTS:
+        ids, wanted = encode(text), reference.encode(text)
+        if ids != wanted:
+            return f"{text!r} becomes {ids}, not {wanted}"
+        if decode(ids) != reference.decode(wanted):
+            return f"{text!r} comes back as {decode(ids)!r}"
+    for number, token in sorted(reference.special.items())[:MOST_SPECIAL]:
+        if encode(token) != [number]:
+            return f"{token!r} becomes {encode(token)}, not [{number}]"
+    return ""
 
 
 def problem_of(vocabulary: Vocabulary, encode: Encode, decode: Decode) -> str:

@@ -81,7 +81,7 @@ def file_record(file: Path) -> FileRecord:
 
 def mending(manifest: Manifest, directory: Path) -> str:
     """The command that installs the model in `directory` anew."""
-    file = manifest.source.file if manifest.source.kind == "file" else ""
+    file = manifest.source.file if manifest.source.kind in ("file", "checkpoint") else ""
     return mending_command(manifest.id, file, bundled=came_in_bundle(directory))
 
 

@@ -40,9 +40,15 @@ def test_a_name_can_not_steer_a_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"general__architecture": "gemma3"}, "architecture 'gemma3' is none that GenAI builds .*optimum-cli export"),
+        (
+            {"general__architecture": "gemma3"},
+            "architecture 'gemma3' is none that .*models import DIRECTORY",
+        ),
         ({"general__architecture": 7}, "architecture '' is none"),
-        ({"tokenizer__ggml__model": "llama"}, r"tokenizer 'llama' is none that .*pip install '\.\[export\]'"),
+        (
+            {"tokenizer__ggml__model": "llama"},
+            r"tokenizer 'llama' is none that .*'edge-chat-appliance\[export\]'",
+        ),
         ({"qwen2__rope__scaling__type": "yarn"}, "RoPE"),
         ({"split__count": 3}, "join them with llama-gguf-split"),
         ({"tokenizer__chat_template": ""}, "no chat template"),

@@ -16,8 +16,8 @@ from appliance.errors import ConfigError
 from appliance.models import pull
 from appliance.models.catalog import Catalog, CatalogModel, FileSource
 from appliance.models.errors import DigestMismatch, DiskFull, ImportFailed
+from appliance.models.facts import Facts
 from appliance.models.fake import convert_fake, fake_model
-from appliance.models.gguf.facts import Facts
 from appliance.models.importers import Converted, quantizing
 from appliance.models.importers.file import FileImporter, describe_file, digest_of, id_of
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy, require_room
@@ -118,7 +118,7 @@ def test_what_is_no_model_leaves_nothing(content: bytes, said: str, store: Store
 
 def test_what_is_no_file_is_told(store: Store, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path / "no.gguf", tmp_path, tmp_path / "pipe"):
+    for place in (tmp_path / "no.gguf", tmp_path / "pipe"):
         result = runner.invoke(app, ["import", str(place)])
         assert isinstance(result.exception, ImportFailed)
         assert f"no such file: {place}" in str(result.exception)

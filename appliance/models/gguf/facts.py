@@ -1,45 +1,28 @@
 """What a header says of the model, in this project's words, and whether GenAI can build it. Reads no weights."""
 
-import re
 from pathlib import Path
 
-from msgspec import Struct
-
+from appliance.models.facts import (
+    KNOWN_ENDS,
+    LEAST_CONTEXT_TOKENS,
+    MOST_CONTEXT_TOKENS,
+    MOST_TEXT,
+    Facts,
+    licence_of,
+    one_line,
+)
 from appliance.models.gguf.ggml import NOT_DEQUANTIZED
-from appliance.models.gguf.header import Header, HeaderError, Value, read_header, read_numbers, read_texts
+from appliance.models.gguf.header import Header, HeaderError, read_header, read_numbers, read_texts
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What GenAI 2026.4 builds from a GGUF."""
 
 EXPORT_ROUTE = (
-    "export it from its safetensors instead, on a builder: pip install '.[export]', then optimum-cli export openvino"
+    "import the directory of its safetensors instead, on a builder: pip install 'edge-chat-appliance[export]', then "
+    "appliance models import DIRECTORY"
 )
-KNOWN_ENDS = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>"})
-LICENCES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
+MOST_LANGUAGES = 64
 CONTROL = 3  # of tokenizer.ggml.token_type
-LEAST_CONTEXT_TOKENS = 128
-MOST_CONTEXT_TOKENS = 1 << 24
-MOST_TEXT = 200
-
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]")
-
-
-class Facts(Struct, frozen=True, kw_only=True):
-    """What an import needs to know of a file before it begins."""
-
-    architecture: str
-    name: str = ""
-    licence: str = ""
-    """SPDX where the file's word is known, else that word; empty where it has none."""
-    languages: tuple[str, ...] = ()
-    context_tokens: int
-    parameters: int
-    """Weights in the file; a matrix that is there twice counts twice."""
-    f16_bytes: int
-    """Of the same model with F16 matrices."""
-    matrix_types: tuple[str, ...]
-    """Largest share first."""
-    eos_tokens: tuple[str, ...] = ()
 
 
 def read_facts(file: Path) -> Facts:
@@ -51,9 +34,9 @@ def read_facts(file: Path) -> Facts:
         raise HeaderError(f"{architecture}.context_length is {context!r}, not a number of tokens")
     return Facts(
         architecture=architecture,
-        name=_text(header.metadata.get("general.name")),
-        licence=_licence(header.metadata.get("general.license")),
-        languages=tuple(_text(code)[:16] for code in read_texts(file, header.metadata.get("general.languages")))[:64],
+        name=one_line(header.metadata.get("general.name")),
+        licence=licence_of(header.metadata.get("general.license")),
+        languages=_languages(file, header),
         context_tokens=context,
         parameters=sum(tensor.elements for tensor in header.tensors),
         f16_bytes=sum(tensor.elements * (4 if len(tensor.shape) == 1 else 2) for tensor in header.tensors),
@@ -65,14 +48,14 @@ def read_facts(file: Path) -> Facts:
 def _architecture(header: Header) -> str:
     """Raises HeaderError for what GenAI would refuse, or would build wrongly."""
     metadata = header.metadata
-    architecture = _text(metadata.get("general.architecture"))
+    architecture = one_line(metadata.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise HeaderError(
             f"architecture {architecture!r} is none that GenAI builds from a GGUF ({known}); {EXPORT_ROUTE}"
         )
     if metadata.get("tokenizer.ggml.model") != "gpt2":
-        tokenizer = _text(metadata.get("tokenizer.ggml.model"))
+        tokenizer = one_line(metadata.get("tokenizer.ggml.model"))
         raise HeaderError(f"tokenizer {tokenizer!r} is none that GenAI builds from a GGUF (gpt2); {EXPORT_ROUTE}")
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     # GenAI takes the base frequency alone: such a model would answer, and worse with each token.
@@ -83,6 +66,11 @@ def _architecture(header: Header) -> str:
     if not metadata.get("tokenizer.chat_template"):
         raise HeaderError("it has no chat template, so it is no model for a chat")
     return architecture
+
+
+def _languages(file: Path, header: Header) -> tuple[str, ...]:
+    codes = read_texts(file, header.metadata.get("general.languages"))
+    return tuple(one_line(code)[:16] for code in codes)[:MOST_LANGUAGES]
 
 
 def _matrix_types(header: Header) -> tuple[str, ...]:
@@ -104,13 +92,3 @@ def _eos_tokens(file: Path, header: Header) -> tuple[str, ...]:
     ends = [tokens[number] for number in named if isinstance(number, int) and 0 <= number < len(tokens)]
     ends += [token for token, kind in zip(tokens, types, strict=False) if kind == CONTROL and token in KNOWN_ENDS]
     return tuple(dict.fromkeys(end for end in ends if end and len(end) <= MOST_TEXT))
-
-
-def _licence(value: Value | None) -> str:
-    text = _text(value)
-    return LICENCES.get(text.lower(), text)
-
-
-def _text(value: Value | None) -> str:
-    """For people and terminals: one line of printable characters, not too many."""
-    return _UNPRINTABLE.sub(" ", value).strip()[:MOST_TEXT] if isinstance(value, str) else ""

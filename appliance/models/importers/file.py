@@ -1,4 +1,4 @@
-"""Models out of GGUF files on this machine. Knows files and what they say of themselves; converts nothing itself."""
+"""Models out of GGUF files on this machine, and what is said of whatever comes from here. Converts nothing itself."""
 
 import hashlib
 import os
@@ -8,9 +8,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from appliance.errors import ConfigError
-from appliance.models.catalog import Catalog, CatalogModel, FileSource, Source
+from appliance.models.catalog import Catalog, CatalogModel, CheckpointSource, FileSource, Source
+from appliance.models.checkpoint.files import checkpoint_files
 from appliance.models.errors import DigestMismatch, ImportFailed
-from appliance.models.gguf.facts import Facts
+from appliance.models.facts import Facts, one_line
 from appliance.models.importers import Built, Converter
 from appliance.models.progress import Progress
 from appliance.models.store import check_id
@@ -24,8 +25,8 @@ MOST_ID = 64
 GENERATION = {
     "qwen2": GenerationDefaults(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1),
     "qwen3": GenerationDefaults(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05),
-    "llama": GenerationDefaults(temperature=0.6, top_p=0.9, top_k=40, repetition_penalty=1.1),
 }
+USUAL = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=40, repetition_penalty=1.1)
 
 
 class FileImporter:
@@ -67,32 +68,34 @@ def digest_of(file: Path, label: str, progress: Progress) -> str:
 
 
 def describe_file(file: Path, facts: Facts, sha256: str, catalog: Catalog, model_id: str | None) -> CatalogModel:
-    """The file as a model that can be installed.
+    """The file, or the checkpoint's directory, as a model that can be installed.
 
     Where the catalog has that very file, its entry; where it has the id, its defaults for what the file leaves open.
     Raises ConfigError for an impossible id, and where none can be made of the file's own name.
     """
-    source = FileSource(
-        path=str(file.absolute()),
+    path = file.absolute()
+    source = (CheckpointSource if path.is_dir() else FileSource)(
+        path=str(path),
         sha256=sha256,
         quantization=", ".join(facts.matrix_types),
-        size_bytes=file.stat().st_size,
+        size_bytes=sum(part.stat().st_size for part in (checkpoint_files(path) if path.is_dir() else [path])),
     )
+    own_name = path.name if path.is_dir() else path.stem
     for entry in catalog.models.values():
         if any(known.sha256 == sha256 for known in entry.source):
             return replace(entry, id=check_id(model_id or entry.id), source=(source,), download_bytes=0)
-    wanted = check_id(model_id or id_of(facts.name) or id_of(file.stem) or "")
+    wanted = check_id(model_id or id_of(facts.name) or id_of(own_name) or "")
     known = catalog.models.get(wanted)
     return CatalogModel(
         id=wanted,
-        title=facts.name or (known.title if known else wanted),
+        title=facts.name or (known.title if known else one_line(own_name) if path.is_dir() else wanted),
         licence=facts.licence or (known.licence if known else UNKNOWN_LICENCE),
         languages=facts.languages or (known.languages if known else ()),
         parameters=facts.parameters,
         context_tokens=facts.context_tokens,
         installed_bytes=source.size_bytes,
         eos_tokens=tuple(dict.fromkeys((*facts.eos_tokens, *(known.eos_tokens if known else ())))),
-        generation=known.generation if known else GENERATION[facts.architecture],
+        generation=known.generation if known else facts.generation or GENERATION.get(facts.architecture, USUAL),
         source=(source,),
     )
 

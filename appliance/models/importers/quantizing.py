@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from appliance.models.catalog import CatalogModel
 from appliance.models.errors import MB, DiskFull, ImportFailed
-from appliance.models.gguf.facts import Facts
+from appliance.models.facts import Facts
 from appliance.models.gguf.ggml import READ_BY_GENAI
 from appliance.models.importers import Converted
 from appliance.models.importers.gguf import Report, T, check_report, convert, run_child
@@ -34,13 +34,13 @@ class _Dequantized(Struct):
     tied: int = 0
 
 
-class _Nothing(Struct):
+class Nothing(Struct):
     """A step that has nothing to tell."""
 
 
 def scan(file: Path, name: str, progress: Progress) -> Facts:
-    """What the header of `file` says. Raises ImportFailed in one line, whatever the file holds."""
-    if not file.is_file():  # a pipe would keep whoever opens it waiting
+    """What a GGUF's header, or a checkpoint's small files, say. Raises ImportFailed in one line, whatever they hold."""
+    if not file.is_file() and not file.is_dir():  # a pipe would keep whoever opens it waiting
         raise ImportFailed(f"{name}: no such file: {file}")
     progress.stage(f"{name}: reading the header")
     arguments = [*STEPS, "scan", str(file)]
@@ -60,25 +60,14 @@ class QuantizingConverter:
         """See Converter. Raises DiskFull before anything is written, besides."""
         facts = scan(gguf, model.id, progress)
         require_room(directory, facts.f16_bytes)
-        run = _Steps(model, directory, facts.f16_bytes, progress)
+        run = Steps(model, directory, facts.f16_bytes, progress)
         f16 = directory.parent / "f16.gguf"
         dequantized = run.step("dequantizing", _Dequantized, "dequantize", str(gguf), str(f16))
         if dequantized.tied:
             progress.note(f"{model.id}: embedding and output matrix are one; the better copy of the two is taken")
-        run.step("converting", _Nothing, "build", str(f16), str(directory), str(facts.f16_bytes))
+        run.step("converting", Nothing, "build", str(f16), str(directory), str(facts.f16_bytes))
         f16.unlink()
-        recipe = msgspec.json.encode(self._recipe).decode()
-        run.step(
-            f"quantizing ({self._recipe.name})", _Nothing, "compress", str(directory), recipe, str(facts.f16_bytes)
-        )
-        report = run.step("trying", Report, "prove", str(directory), str(gguf), *model.eos_tokens)
-        check_report(model, report)
-        return Converted(
-            eos_token_ids=report.eos_token_ids,
-            weights=report.weights,
-            recipe=self._recipe.name,
-            parameters=dequantized.parameters,
-        )
+        return run.finish(self._recipe, gguf, dequantized.parameters)
 
 
 def convert_copy(gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
@@ -123,14 +112,29 @@ def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0) -> Non
         )
 
 
-class _Steps:
+class Steps:
     """Runs the steps of one import."""
 
     def __init__(self, model: CatalogModel, directory: Path, f16_bytes: int, progress: Progress) -> None:
         self._model = model
         self._directory = directory
+        self._f16_bytes = f16_bytes
         self._progress = progress
         self._timeout_s = STEP_TIMEOUT_S + STEP_S_PER_MB * f16_bytes / MB
+
+    def finish(self, recipe: Recipe, source: Path, parameters: int) -> Converted:
+        """Quantize the F16 IR that is there now, and try it; `source`: what it was made of."""
+        text = msgspec.json.encode(recipe).decode()
+        arguments = (str(self._directory), text, str(self._f16_bytes))
+        self.step(f"quantizing ({recipe.name})", Nothing, "compress", *arguments)
+        report = self.step("trying", Report, "prove", str(self._directory), str(source), *self._model.eos_tokens)
+        check_report(self._model, report)
+        return Converted(
+            eos_token_ids=report.eos_token_ids,
+            weights=report.weights,
+            recipe=recipe.name,
+            parameters=parameters,
+        )
 
     def step(self, label: str, type: type[T], name: str, *arguments: str) -> T:
         """Run one and return its report."""

@@ -1,0 +1,46 @@
+"""What the files of a model say of it, in this project's words, whatever kind of files they are. Reads none."""
+
+import re
+
+from msgspec import Struct
+
+from appliance.types import GenerationDefaults
+
+KNOWN_ENDS = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>"})
+LEAST_CONTEXT_TOKENS = 128
+MOST_CONTEXT_TOKENS = 1 << 24
+MOST_TEXT = 200
+
+_LICENCES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]")
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What an import needs to know before it begins."""
+
+    architecture: str
+    name: str = ""
+    licence: str = ""
+    """SPDX where the files' word is known, else that word; empty where they have none."""
+    languages: tuple[str, ...] = ()
+    context_tokens: int
+    parameters: int
+    """Weights in the files; a matrix that is there twice counts twice."""
+    f16_bytes: int
+    """Of the same model with F16 matrices."""
+    matrix_types: tuple[str, ...]
+    """Largest share first."""
+    eos_tokens: tuple[str, ...] = ()
+    generation: GenerationDefaults | None = None
+    """The makers' own defaults, where the files have them."""
+
+
+def one_line(value: object) -> str:
+    """For people and terminals: printable characters, not too many; "" where it is no text."""
+    return _UNPRINTABLE.sub(" ", value).strip()[:MOST_TEXT] if isinstance(value, str) else ""
+
+
+def licence_of(value: object) -> str:
+    """The SPDX id of a licence that is known, else its own word for itself."""
+    text = one_line(value)
+    return _LICENCES.get(text.lower(), text)
