@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
@@ -16,8 +16,9 @@ from appliance.engine.base import EngineListener, EngineState, limits_of
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.recycling import Handover, Recycler, ReplaceReason
+from appliance.engine.trial import Trial
 from appliance.engine.watched import FailureKind, WatchedWorker
-from appliance.errors import ReplaceError, StartError
+from appliance.errors import ConfigError, ReplaceError, StartError
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
@@ -26,7 +27,11 @@ log = logging.getLogger(__name__)
 
 TYPICAL_START_S = 4.0  # import, load and warm-up of a 0.5B model
 
+CRASHES_MAX = 2  # of one model before it was ever ready: then another is tried, where there is one
+
 CheckModel = Callable[[], object]
+FallBack = Callable[[str], Load | None]
+Prove = Callable[[Trial], Awaitable[None]]
 
 
 class EngineClient:
@@ -35,12 +40,16 @@ class EngineClient:
     def __init__(
         self, load: Load, settings: EngineSettings, metrics: Metrics, handover: Handover | None = None
     ) -> None:
-        self._load = load
+        self.load = load
+        """What the next worker is told to load."""
+        self.on_serving: Callable[[Load], None] = lambda _: None
+        """Called whenever a worker takes over, with what it has loaded, before the listener hears of it."""
         self._settings = settings
         self._metrics = metrics
         self._handover = handover or Handover()
         self._listener: EngineListener
         self._check_model: CheckModel
+        self._fall_back: FallBack
         self._state: EngineState = "loading"
         self._stopping = asyncio.Event()
         self.serving: WatchedWorker | None = None
@@ -57,6 +66,7 @@ class EngineClient:
         """When the last canary was answered, on the monotonic clock, and seconds that it took; None before."""
         self.losses = 0
         """Workers lost since the start."""
+        self._crashes = 0  # of this model, before any was ever ready
         self.last_loss: str | None = None
         """Why the last one was lost."""
         self.why_away: str | None = None
@@ -107,14 +117,22 @@ class EngineClient:
 
     # ---- supervision ------------------------------------------------------------------------------------
 
-    async def run(self, listener: EngineListener, check_model: CheckModel = lambda: None) -> None:
+    async def run(
+        self,
+        listener: EngineListener,
+        check_model: CheckModel = lambda: None,
+        fall_back: FallBack = lambda _: None,
+    ) -> None:
         """Keep a worker until `stop`. Raises StartError where none ever got ready in `start_attempts`.
 
-        `check_model` runs on a thread, in the pause before a worker is replaced; what it raises ends `run`: a model
-        that was damaged under a running daemon would only make one worker after another fail, or answer nonsense.
+        `check_model` runs on a thread, in the pause before a worker is replaced: a model that was damaged under a
+        running daemon would only make one worker after another fail, or answer nonsense. Where it raises a
+        ConfigError, and where a model crashes CRASHES_MAX times before any worker was ever ready, `fall_back` is
+        asked, on a thread and with the reason, what to load instead; where it knows nothing, what was raised ends
+        `run`.
         """
-        self._listener, self._check_model = listener, check_model
-        self._launch(self._load)
+        self._listener, self._check_model, self._fall_back = listener, check_model, fall_back
+        self._launch(self.load)
         recycling = asyncio.create_task(self.recycler.run(check_model))
         try:
             while (worker := await self._ended.get()) is not None:
@@ -130,9 +148,9 @@ class EngineClient:
             await asyncio.gather(*self._workers.values())
             self._state = "stopped"
 
-    def _launch(self, load: Load) -> WatchedWorker:
-        """Start a worker that takes over when it is ready."""
-        worker = self._starting = WatchedWorker(load, self._settings, self)
+    def _launch(self, load: Load, *, on_trial: bool = False) -> WatchedWorker:
+        """Start a worker that takes over when it is ready, or has passed its trial."""
+        worker = self._starting = WatchedWorker(load, self._settings, self, on_trial=on_trial)
         self._workers[worker] = life = asyncio.create_task(worker.run())
         life.add_done_callback(lambda _: self._ended.put_nowait(worker))
         return worker
@@ -150,12 +168,23 @@ class EngineClient:
             log.error("engine worker lost, another serves", extra=fields(reason=worker.reason))
             return
         self._tell_pause(worker.reason)
-        if not self._ever_ready and self.losses >= self._settings.start_attempts:
-            raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {worker.reason}")
+        if not self._ever_ready:
+            await self._count_crash(worker.reason)
         self._state = "restarting" if self._ever_ready else "loading"
         await self._pause()
         if not self._manned() and not self._stopping.is_set():
-            self._launch(self._load)
+            self._launch(self.load)
+
+    async def _count_crash(self, reason: str) -> None:
+        """Load another model where this one crashes. Raises StartError where there is none, after some attempts."""
+        self._crashes += 1
+        attempts = self._settings.start_attempts
+        if self._crashes >= min(CRASHES_MAX, attempts):
+            other = await asyncio.to_thread(self._fall_back, reason)
+            if other is not None:
+                self.load, self._crashes = other, 0
+            elif self._crashes >= attempts:
+                raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
 
     def _tell_pause(self, reason: str) -> None:
         log.error("engine worker lost", extra=fields(reason=reason, next_start_s=round(self._pause_s, 2)))
@@ -175,7 +204,13 @@ class EngineClient:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), self._pause_s)
         self._next_start_at = None
-        await check
+        try:
+            await check
+        except ConfigError as error:
+            other = await asyncio.to_thread(self._fall_back, str(error))
+            if other is None:
+                raise
+            self.load = other
 
     def stop(self) -> None:
         """Have `run` end the worker and return."""
@@ -189,39 +224,71 @@ class EngineClient:
 
     # ---- replacement of a worker that is well ------------------------------------------------------------
 
-    async def replace(self, load: Load, reason: ReplaceReason) -> None:
+    async def replace(self, load: Load, reason: ReplaceReason, prove: Prove | None = None) -> None:
         """Have a fresh worker with `load` take over from the one that serves; no request fails of it.
 
         Where memory allows, it gets ready beside the old one, which then finishes what it runs and ends. Else the old
-        one is ended in a moment without requests. What waits is prepared again. Raises ReplaceError; the old one then
-        goes on serving, or, where it had to end first, one like it is started.
+        one is ended in a moment without requests. What waits is prepared again. `prove` tries the fresh one before it
+        takes over, and raises where it is not to. Raises ReplaceError, and what `prove` raises; the old one then goes
+        on serving, or, where it had to end first or was lost, one like it is started.
         """
         async with self._replacing:
-            old = self.serving
-            if old is None:
+            old = await self._settled() if reason == "model" else self.serving
+            if old is None and (reason != "model" or not self._ever_ready):
                 raise ReplaceError("the engine is not ready")
+            if reason != "model" and load.directory != self.load.directory:
+                raise ReplaceError("another model has taken over meanwhile")
             for retired in [worker for worker in self._workers if worker is not old]:
                 await retired.ended.wait()  # at most its requests' deadlines
-            beside = await asyncio.to_thread(self._handover.room_beside, load)
+            beside = old is None or await asyncio.to_thread(self._handover.room_beside, load)
             if not beside and reason == "drafts":
                 raise ReplaceError("there is no memory for a second worker, and a faster one is not worth a pause")
-            if not beside:
-                await self._make_way(old)
-            if self._stopping.is_set() or (beside and self.serving is not old):
+            if old is not None and not beside:
+                await self._make_way(old, idle_wait_s=0 if reason == "model" else self._handover.idle_wait_s)
+            lost = beside and (self.serving is not old or (old is None and self._starting is not None))
+            if self._stopping.is_set() or lost:
                 raise ReplaceError("the engine was lost or stopped meanwhile")
-            fresh = self._launch(load)
+            fresh = self._launch(load, on_trial=prove is not None)
             await fresh.settled.wait()
             if fresh.ready is None:
                 raise ReplaceError(f"the new worker did not get ready: {fresh.reason}")
-            self._load = load
+            if prove is not None:
+                await self._try(fresh, fresh.ready, prove)
+            self.load = load
             self.recycles += 1
             self._metrics.engine_recycled(reason)
-            log.info("engine worker recycled", extra=fields(recycle=reason, old=old.pid, pid=fresh.pid, beside=beside))
+            pid = None if old is None else old.pid
+            log.info("engine worker recycled", extra=fields(recycle=reason, old=pid, pid=fresh.pid, beside=beside))
 
-    async def _make_way(self, old: WatchedWorker) -> None:
+    async def _settled(self) -> WatchedWorker | None:
+        """The worker that serves, once one that starts is ready or lost."""
+        if self.serving is None and self._starting is not None:
+            await self._starting.settled.wait()
+        return self.serving
+
+    async def _try(self, fresh: WatchedWorker, ready: Ready, prove: Prove) -> None:
+        """Have it take over once it is proved; else end it. Raises ReplaceError, and what `prove` raises."""
+        try:
+            await prove(Trial(fresh))
+            if fresh.failure is not None or self._stopping.is_set():
+                reason = "the engine is stopped" if fresh.failure is None else fresh.why or fresh.reason or "it ended"
+                raise ReplaceError(f"the new worker was lost: {reason}")
+        except BaseException:
+            if self._starting is fresh:
+                self._starting = None
+            if fresh.failure is None:  # else its end is seen to as that of any worker that is lost
+                fresh.stop()
+                await fresh.ended.wait()
+                if not self._manned() and not self._stopping.is_set():
+                    self._launch(self.load)
+            raise
+        fresh.on_trial = False
+        self._take_over(fresh, ready)
+
+    async def _make_way(self, old: WatchedWorker, idle_wait_s: float) -> None:
         """End the worker that serves in a moment without requests. Raises ReplaceError where none comes."""
         try:
-            async with asyncio.timeout(self._handover.idle_wait_s):
+            async with asyncio.timeout(idle_wait_s):
                 await old.idle()
         except TimeoutError:
             await self._hold_starts(old)
@@ -260,7 +327,11 @@ class EngineClient:
             self._state = "warming" if stage == "warming" else "loading"
 
     def worker_ready(self, worker: WatchedWorker, ready: Ready) -> None:
-        """It takes requests from now on."""
+        """It takes requests from now on, unless it is to be tried first."""
+        if not worker.on_trial:
+            self._take_over(worker, ready)
+
+    def _take_over(self, worker: WatchedWorker, ready: Ready) -> None:
         old, self.serving, self._starting = self.serving, worker, None
         if old is not None:
             old.retire()
@@ -271,6 +342,7 @@ class EngineClient:
             "engine ready",
             extra=fields(pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)),
         )
+        self.on_serving(worker.load)
         self._take_requests(ready)
 
     def _take_requests(self, ready: Ready) -> None:

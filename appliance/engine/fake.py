@@ -8,6 +8,10 @@ matter to it but for max_tokens. Words in the last message steer it:
 `fake:wedge` never returns from a step; `fake:idle-steps` makes steps, and nothing in them;
 `fake:allocate-mib=N` takes so much memory in a step, and gives it back; `fake:leak-mib=N` keeps it;
 `fake:mute` has every later answer end without a token; `fake:draft-gain=N` says that drafts gain N percent.
+
+A model that it is given (see models/fake.py) steers it too, by what its openvino_model.bin begins with:
+`fake:load-crash` ends the process while it loads, `fake:load-ms=N` has it take that long;
+`fake:nonsense` has it answer everything with one character; `fake:token-ms=N` makes each of its steps last N ms.
 """
 
 import os
@@ -15,6 +19,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 
 from appliance.engine.base import Ended, EngineLimits, Prompt, RequestRejected, StepOutput
 from appliance.engine.ipc import Load
@@ -25,6 +30,7 @@ MIB = 1 << 20
 WORD_MAX_CHARS = 32_768  # a step of many requests has to fit a frame
 _BYTE_TOKENS = 256  # ids below are bytes, above are words
 _STEER = re.compile(r"fake:([a-z-]+)(?:=(\d+))?")
+MODEL_STEERING_BYTES = 256  # of a file that may be a real model's
 
 
 class _Running:
@@ -50,6 +56,10 @@ class FakePipeline:
             kv_blocks=load.kv_cache_tokens // BLOCK_TOKENS,
             block_tokens=BLOCK_TOKENS,
         )
+        self._model = _model_steering(load.directory)
+        time.sleep(self._model.get("load-ms", 0) / 1000)
+        if "load-crash" in self._model:
+            os._exit(71)
         self._batched_tokens = load.max_num_batched_tokens
         self._running: dict[int, _Running] = {}
         self._words: dict[str, int] = {}
@@ -81,7 +91,8 @@ class FakePipeline:
 
     def step(self) -> StepOutput:
         """Prefill of at most max_num_batched_tokens, or one token, for each running request."""
-        time.sleep(max((r.steering.get("step-ms", 0) for r in self._running.values()), default=0) / 1000)
+        steps_ms = [r.steering.get("step-ms", 0) for r in self._running.values()]
+        time.sleep(max(*steps_ms, self._model.get("token-ms", 0), 0) / 1000)
         tokens: dict[int, list[int]] = {}
         ended: dict[int, Ended] = {}
         for request_id, running in self._running.items():
@@ -120,6 +131,8 @@ class FakePipeline:
 
     def _answer(self, text: str, steering: dict[str, int]) -> Iterator[int]:
         plain = _STEER.sub("", text).strip() or "nothing"
+        if "nonsense" in self._model:
+            return cycle([self._id("!")])
         if "bytes" in steering:
             return cycle(plain.encode() + b" ")
         return cycle([self._id(f"{word[:WORD_MAX_CHARS]} ") for word in plain.split()])
@@ -136,6 +149,16 @@ class FakePipeline:
 
     def _bytes(self, token: int) -> bytes:
         return bytes([token]) if token < _BYTE_TOKENS else self._texts[token - _BYTE_TOKENS].encode()
+
+
+def _model_steering(directory: str) -> dict[str, int]:
+    """What the model in `directory` says; nothing where there is none."""
+    try:
+        with (Path(directory) / "openvino_model.bin").open("rb") as weights:
+            text = weights.read(MODEL_STEERING_BYTES).decode("ascii", "replace")
+    except OSError:
+        return {}
+    return {name: int(value or 0) for name, value in _STEER.findall(text)}
 
 
 def expected_answer(text: str, tokens: int) -> str:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 
-ReplaceReason = Literal["age", "memory", "drafts"]
+ReplaceReason = Literal["age", "memory", "drafts", "model"]
 
 
 class Handover(Struct, frozen=True, kw_only=True):

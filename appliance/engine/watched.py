@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from appliance.config import EngineSettings
@@ -55,8 +55,12 @@ class WorkerOwner(Protocol):
 class WatchedWorker:
     """A worker process that is ended when it does not get ready in time, or owes progress for too long."""
 
-    def __init__(self, load: Load, settings: EngineSettings, owner: WorkerOwner) -> None:
+    def __init__(self, load: Load, settings: EngineSettings, owner: WorkerOwner, *, on_trial: bool = False) -> None:
         self.load = load
+        self.on_trial = on_trial
+        """Whether it may not take requests yet, and whoever tries it hears what it says."""
+        self.hear: Callable[[Step | Prepared | Rejected], None] = lambda _: None
+        """Who that is."""
         self._settings = settings
         self._owner = owner
         self._process: WorkerProcess | None = None
@@ -201,7 +205,10 @@ class WatchedWorker:
                 if isinstance(report, Step):
                     self.rss_bytes = report.stats.rss_bytes or self.rss_bytes
                 self._note_idle()
-                self._owner.worker_reported(self, report)
+                if self.on_trial:
+                    self.hear(report)
+                else:
+                    self._owner.worker_reported(self, report)
             case Loading(stage=stage):
                 self._owner.worker_loading(self, stage)
             case Ready():

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from appliance.config import DispatchSettings, EngineSettings
 from appliance.dispatch import Capacity, Dispatcher, Ticket
-from appliance.engine.client import EngineClient
+from appliance.engine.client import EngineClient, FallBack
 from appliance.engine.ipc import Load
 from appliance.engine.recycling import Handover
 from appliance.errors import RequestError
@@ -87,10 +87,15 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(load: Load, settings: EngineSettings, handover: Handover | None = None) -> AsyncIterator[Served]:
+async def serving(
+    load: Load,
+    settings: EngineSettings,
+    handover: Handover | None = None,
+    fall_back: FallBack = lambda _: None,
+) -> AsyncIterator[Served]:
     """A ready engine with its dispatcher, ended on leaving."""
     served = Served(load, settings, handover or Handover())
-    task = asyncio.create_task(served.engine.run(served.dispatcher))
+    task = asyncio.create_task(served.engine.run(served.dispatcher, fall_back=fall_back))
     try:
         await served.ready()
         yield served
