@@ -44,6 +44,14 @@ class DiskFull(ModelError):
         super().__init__(f"disk full: {store} needs about {-(-needed_bytes // MB)} MB, has {free_bytes // MB} MB")
 
 
+class StoreFull(ModelError):
+    """The store holds, or would hold, more than models.max_store_bytes."""
+
+
+class NotSwitched(ModelError):
+    """Another model could not take over; what was served before goes on."""
+
+
 class BundleRefused(ModelError):
     """The bundle is none, is damaged, or is signed by nobody who is trusted; nothing was written."""
 
@@ -62,6 +70,10 @@ class NoUsableModel(ConfigError):
 
 class ModelDamaged(ConfigError):
     """An installed model is not what was installed; the text names the file and the command that mends it."""
+
+
+class SlotsDamaged(ConfigError):
+    """The file that says which model is current can't be read, or is none."""
 
 
 class ManifestTooNew(ConfigError):

@@ -143,6 +143,8 @@ class Puller(Struct, frozen=True, kw_only=True):
         with self.store.failures_named(needed):
             # What is kept of a broken download will not be written again.
             self.store.require_room(needed, kept_bytes(self.store.directory, model.id))
+            if not self.store.entries(model.id):  # else it may replace a copy, which is known only at its end
+                self.store.require_quota(model.installed_bytes)
             with writer.open_staging() as scratch:
                 built = importer.build(model, source, scratch, self.progress)
                 if not source.sha256:
@@ -158,6 +160,9 @@ class Puller(Struct, frozen=True, kw_only=True):
         present = find_sound(self.store, manifest)
         if present is not None:
             return Pulled(present, "unchanged")
+        self.store.require_quota(
+            manifest.size_bytes, replaces=self.store.directory / manifest.id / manifest.directory_name
+        )
         target, replaced = writer.install(directory, manifest)
         return Pulled(Installed(target, manifest), "replaced" if replaced else "installed")
 

@@ -5,14 +5,23 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from appliance.errors import ConfigError
 from appliance.models.durable import make_directory
-from appliance.models.errors import DiskFull, ManifestTooNew, ModelDamaged, NotInstalled, NoUsableModel, StoreUnusable
+from appliance.models.errors import (
+    MB,
+    DiskFull,
+    ManifestTooNew,
+    ModelDamaged,
+    NotInstalled,
+    NoUsableModel,
+    StoreFull,
+    StoreUnusable,
+)
 from appliance.models.locking import free_lock, take_lock
 from appliance.models.manifest import DIGEST_NAME_LENGTH, Manifest, read_manifest
 from appliance.models.writer import Writer
@@ -34,6 +43,11 @@ class Installed(Struct, frozen=True):
     def id(self) -> str:
         return self.manifest.id
 
+    @property
+    def size_bytes(self) -> int:
+        """On the disk."""
+        return directory_bytes(self.directory)
+
 
 class Unreadable(Struct, frozen=True):
     """A directory of the store whose manifest can't be used."""
@@ -41,6 +55,11 @@ class Unreadable(Struct, frozen=True):
     id: str
     directory: Path
     error: ModelDamaged | ManifestTooNew
+
+    @property
+    def size_bytes(self) -> int:
+        """On the disk."""
+        return directory_bytes(self.directory)
 
 
 def check_id(model_id: str) -> str:
@@ -53,11 +72,34 @@ def check_id(model_id: str) -> str:
     return model_id
 
 
+def directory_bytes(directory: Path) -> int:
+    """Bytes of the files in a model's directory; what is gone meanwhile counts nothing."""
+    total = 0
+    with suppress(OSError):
+        for entry in os.scandir(directory):
+            with suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
 class Store:
     """The models below one directory, which need not exist until something is written."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, max_bytes: int = 0) -> None:
+        """`max_bytes`: what all models together may take; 0 sets no limit."""
         self.directory = directory
+        self._max_bytes = max_bytes
+
+    def require_quota(self, new_bytes: int, *, replaces: Path | None = None) -> None:
+        """Raises StoreFull where `new_bytes` more, less what is in `replaces`, would pass the quota; StoreUnusable."""
+        if not self._max_bytes:
+            return
+        held = sum(entry.size_bytes for entry in self.entries() if entry.directory != replaces)
+        if held + new_bytes > self._max_bytes:
+            raise StoreFull(
+                f"the model store {self.directory} holds {held / MB:,.1f} MB, and {new_bytes / MB:,.1f} MB more would "
+                f"pass models.max_store_bytes = {self._max_bytes}; run: appliance models prune, or raise that"
+            )
 
     def entries(self, model_id: str | None = None) -> Sequence[Installed | Unreadable]:
         """All models, or all of one id: by id, and within an id the newest first, unreadable ones last.
@@ -95,7 +137,7 @@ class Store:
                 return found
         if len(preferred) == 1:
             raise NoUsableModel(
-                f"model {preferred[0]} is not installed in {self.directory}{self._known()}; "
+                f"model {preferred[0]} is not installed in {self.directory}{self.known()}; "
                 f"run: appliance models pull {preferred[0]}"
             )
         raise NoUsableModel(
@@ -111,7 +153,7 @@ class Store:
         Raises NotInstalled where there is none, ConfigError for an impossible id, StoreBusy, StoreUnusable.
         """
         if not self.entries(model_id):
-            raise NotInstalled(f"model {model_id} is not installed in {self.directory}{self._known()}")
+            raise NotInstalled(f"model {model_id} is not installed in {self.directory}{self.known()}")
         with self.open_writer(wait_s=wait_s, on_wait=on_wait) as writer:
             names = [entry.directory.name for entry in self.entries(model_id)]
             chosen = [name for name in names if digest is None or name.startswith(digest[:DIGEST_NAME_LENGTH])]
@@ -164,6 +206,11 @@ class Store:
                 raise DiskFull(self.directory, needed_bytes, shutil.disk_usage(self.directory).free) from None
             raise self.unusable("written", error) from None
 
+    def known(self) -> str:
+        """ "; installed: …" for an error's end; empty where nothing is."""
+        ids = sorted({entry.id for entry in self.entries()})
+        return f"; installed: {', '.join(ids)}" if ids else ""
+
     def unusable(self, how: str, error: OSError) -> StoreUnusable:
         """The error for a directory that can't be `how`: "read" or "written"."""
         remedy = "run the command as the store's owner or root, or set models.directory"
@@ -195,7 +242,3 @@ class Store:
             return []
         except OSError as error:
             raise self.unusable("read", error) from None
-
-    def _known(self) -> str:
-        ids = sorted({entry.id for entry in self.entries()})
-        return f"; installed: {', '.join(ids)}" if ids else ""

@@ -48,7 +48,7 @@ class Installer(Struct, frozen=True, kw_only=True):
             present = find_sound(self.store, bundle.contents.manifest) if force else self.find_same(bundle)
             if present is not None:
                 return Pulled(present, "unchanged" if force else "present")
-            self.store.require_room(needed)
+            self._require_room(bundle)
             return self._write(bundle, writer)
 
     def check(self, bundle: Bundle, *, force: bool = False) -> Outcome:
@@ -56,7 +56,7 @@ class Installer(Struct, frozen=True, kw_only=True):
         manifest = bundle.contents.manifest
         found = find_sound(self.store, manifest) if force else self.find_same(bundle)
         if found is None:
-            self.store.require_room(needed_bytes(bundle))
+            self._require_room(bundle)
         bundle.check_files(self.progress)
         if found is not None:
             return "unchanged" if force else "present"
@@ -79,6 +79,14 @@ class Installer(Struct, frozen=True, kw_only=True):
         raise ConfigError(
             f"{manifest.id} is installed with another digest ({present.manifest.directory_name}, the bundle has "
             f"{manifest.directory_name}); replace it with --force"
+        )
+
+    def _require_room(self, bundle: Bundle) -> None:
+        """Raises DiskFull where the store's file system has no room for the model, StoreFull where its quota hasn't."""
+        needed, manifest = needed_bytes(bundle), bundle.contents.manifest
+        self.store.require_room(needed)
+        self.store.require_quota(
+            needed - MARGIN_BYTES, replaces=self.store.directory / manifest.id / manifest.directory_name
         )
 
     def _write(self, bundle: Bundle, writer: Writer) -> Pulled:
