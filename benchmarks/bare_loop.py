@@ -21,12 +21,12 @@ from msgspec import Struct
 from appliance.api.state import engine_load
 from appliance.bench.samples import Sample
 from appliance.bench.workload import CHAT_TURNS, Workload, messages, sampling_seed
-from appliance.cli.serve import served_model
 from appliance.config import load as load_settings
 from appliance.config.paths import store_directory
 from appliance.engine.genai.options import FINISH, generation_config, properties, scheduler_config
 from appliance.engine.genai.text import Text
 from appliance.engine.ipc import Load
+from appliance.models.served import served_model
 from appliance.models.store import Store
 from appliance.types import Message, Sampling
 

@@ -98,7 +98,7 @@ def qwen_gguf() -> Path:
 @pytest.fixture(scope="session")
 def smollm2(smollm2_store: Path) -> ServedModel:
     """The real model, as a daemon is given it."""
-    from appliance.cli.serve import served_model
+    from appliance.models.served import served_model
 
     return served_model(Store(smollm2_store).choose([SMOLLM2]))
 

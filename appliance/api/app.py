@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from weakref import WeakSet
 
 from aiohttp import WSCloseCode, web
@@ -24,10 +25,8 @@ from appliance.api.listener import (
 from appliance.api.middleware import errors_as_json, note_request
 from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
-from appliance.config import Settings
 from appliance.engine.mapping import release_freed
 from appliance.observability.logs import Seldom, fields
-from appliance.types import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -72,27 +71,22 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
 
 
 async def run_daemon(
-    settings: Settings,
-    model: ServedModel,
-    *,
-    announce: Callable[[Daemon, str], None],
-    check_model: Callable[[], object],
+    daemon: Daemon, *, announce: Callable[[Daemon, str], None], beside: AbstractAsyncContextManager[object]
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
-    `announce` is called once the base URL is listened on; `check_model`, on a thread, before an engine worker is
-    replaced. Raises StartError where the port can't be had or the engine never gets ready, and what `check_model`
-    raises.
+    `announce` is called once the base URL is listened on; `beside` is open while the engine is there. Raises
+    StartError where the port can't be had or the engine never gets ready, ConfigError where the model is damaged.
     """
     _quieten_aiohttp()
     allow_many_files()
-    daemon = Daemon(settings, model)
+    model = daemon.model
     stop = asyncio.Event()
     _on_signals(daemon, stop)
-    async with listening(daemon) as url:
+    async with listening(daemon) as url, beside:
         log.info("listening", extra=fields(url=url, version=__version__, model=model.id))
         announce(daemon, url)
-        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, check_model))
+        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, daemon.check_model, daemon.fall_back))
         tidying = asyncio.create_task(_give_memory_back())
         try:
             stopped = asyncio.create_task(stop.wait())
@@ -106,7 +100,11 @@ async def run_daemon(
             daemon.keeper.close()  # so that no socket is opened for what is kept
             await _close_connections(daemon)
             daemon.engine.stop()
-            await engine
+            try:
+                await engine
+            finally:
+                if daemon.switching is not None:
+                    await daemon.switching.close()
     log.info("stopped", extra=fields())
 
 

@@ -168,7 +168,7 @@ class Connection:
             request = chat_request(chat, self.client, self._daemon.model, self._daemon.settings)
             keeper = self._daemon.keeper
             kept = KeptAnswer(self._session, chat.id, self.client) if chat.resumable and keeper.enabled else None
-            sink = Messages(chat.id, self._daemon.model.id, self._tell if kept is None else kept.tell)
+            sink = Messages(chat.id, lambda: self._daemon.model.id, self._tell if kept is None else kept.tell)
             ticket = self._live[chat.id] = self._daemon.dispatcher.submit(request, sink)
         except RequestError as error:
             self._refuse(chat.id, error)

@@ -14,9 +14,11 @@ Event = wire.Queued | wire.Started | wire.Delta | wire.Done | wire.Error
 class Messages:
     """A sink that gives each event of one request to `tell`, as a message."""
 
-    def __init__(self, request_id: str, model: str, tell: Callable[[Event], None]) -> None:
+    def __init__(self, request_id: str, model: Callable[[], str], tell: Callable[[Event], None]) -> None:
+        """`model`: the id of what would start a request now."""
         self._id = request_id
-        self._model = model
+        self._model_now = model
+        self._model = model()
         self._tell = tell
 
     def queued(self, position: int, eta_s: float | None) -> None:
@@ -25,6 +27,7 @@ class Messages:
 
     def started(self, prompt_tokens: int) -> None:
         """See RequestSink."""
+        self._model = self._model_now()  # it may have changed while the request waited
         self._tell(wire.Started(self._id, prompt_tokens))
 
     def delta(self, offset: int, text: str) -> None:

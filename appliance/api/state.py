@@ -1,8 +1,12 @@
 """The daemon's parts, as the handlers see them: settings, model, engine, dispatcher, metrics, sockets."""
 
+import asyncio
+import logging
 import time
 from importlib import metadata
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from appliance import __version__
 from appliance.api.keeper import Keeper
@@ -10,6 +14,12 @@ from appliance.config import Settings
 from appliance.dispatch import Capacity, Dispatcher
 from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
+from appliance.errors import ApplianceError
+from appliance.models.choosing import Choice
+from appliance.models.served import served_model
+from appliance.models.store import Installed
+from appliance.models.switching import Switching
+from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.protocol.websocket import Limits, ReadyReason
 from appliance.types import ServedModel
@@ -18,17 +28,21 @@ if TYPE_CHECKING:
     from appliance.api.connection import Connection
 
 
-class Daemon:
-    """One model, one engine, one dispatcher; made once at start."""
+log = logging.getLogger(__name__)
 
-    def __init__(self, settings: Settings, model: ServedModel) -> None:
+
+class Daemon:
+    """One model at a time, one engine, one dispatcher; made once at start."""
+
+    def __init__(self, settings: Settings, model: ServedModel, choice: Choice | None = None) -> None:
+        """`choice`: what it serves of which store; None where it serves `model` for ever."""
         self.settings = settings
         self.model = model
+        """What answers now."""
         self.metrics = Metrics()
-        self.metrics.describe(model.id, model.digest, __version__, metadata.version("openvino"))
         self.engine = EngineClient(engine_load(settings, model), settings.engine, self.metrics)
-        capacity = Capacity(context_tokens=model.context_tokens, kv_cache_tokens=settings.engine.kv_cache_tokens)
-        self.dispatcher = Dispatcher(self.engine, settings.dispatch, capacity, self.metrics)
+        self.engine.on_serving = self._serving
+        self.dispatcher = Dispatcher(self.engine, settings.dispatch, self._capacity(), self.metrics)
         self.keeper = Keeper(
             grace_s=settings.server.resume_grace_s,
             max_chars=settings.server.resume_buffer_chars,
@@ -39,13 +53,65 @@ class Daemon:
         self.metrics.watch(lambda: self.dispatcher.running, lambda: self.dispatcher.waiting)
         self.connections: set[Connection] = set()
         self.started_at = time.monotonic()
+        self.choice = choice
+        self.switching = None if choice is None else Switching(self, choice)
+        self._loadable: dict[str, tuple[ServedModel, Installed | None]] = {
+            model.directory: (model, None if choice is None else choice.installed)
+        }
+        self._settling: asyncio.Task[None] | None = None
+        self._describe()
+
+    def _describe(self) -> None:
+        """Tell of the model where it is told of."""
+        model, settings = self.model, self.settings
+        self.metrics.describe(model.id, model.digest, __version__, metadata.version("openvino"))
         self.limits = Limits(
-            max_prompt_tokens=capacity.max_prompt_tokens,
+            max_prompt_tokens=self._capacity().max_prompt_tokens,
             max_tokens=settings.limits.max_tokens,
             max_message_bytes=settings.server.max_message_bytes,
             max_live_requests=settings.limits.max_live_requests,
             resume_grace_s=settings.server.resume_grace_s,
         )
+
+    def _capacity(self) -> Capacity:
+        return Capacity(context_tokens=self.model.context_tokens, kv_cache_tokens=self.settings.engine.kv_cache_tokens)
+
+    # ---- which model ------------------------------------------------------------------------------------
+
+    def load_of(self, model: ServedModel, installed: Installed) -> Load:
+        """What a worker is to load, so that `model` is what is served from the moment it takes over."""
+        self._loadable[model.directory] = (model, installed)
+        load = engine_load(self.settings, model)
+        # Drafts are taken up and given up by what they gain here: another model finds the matter as it is.
+        return msgspec.structs.replace(load, prompt_lookup=self.engine.load.prompt_lookup)
+
+    def check_model(self) -> None:
+        """Raises ModelDamaged where what is served is no longer what was installed. Reads every byte."""
+        if self.choice is not None:
+            self.choice.check()
+
+    def fall_back(self, reason: str) -> Load | None:
+        """What to load instead of a model that fails for `reason`; None where there is no other. Reads every byte."""
+        other = None if self.choice is None else self.choice.fall_back(reason)
+        return None if other is None else self.load_of(served_model(other), other)
+
+    def _serving(self, load: Load) -> None:
+        """A worker takes over, perhaps with another model."""
+        model, installed = self._loadable[load.directory]
+        if model != self.model:
+            self.model = model
+            self.dispatcher.capacity = self._capacity()
+            self._describe()
+        if self.choice is not None and installed is not None:
+            self.choice.took(installed)
+            self._settling = asyncio.create_task(self._settle(self.choice))
+
+    async def _settle(self, choice: Choice) -> None:
+        """Mark on the disk what could not be served, now that something is; at worst that is found out again."""
+        try:
+            await asyncio.to_thread(choice.settle)
+        except (OSError, ApplianceError) as error:
+            log.warning("models that fail are not marked bad", extra=fields(reason=str(error)))
 
     def not_ready(self) -> ReadyReason | None:
         """Why new requests would not be answered now; None where they would."""

@@ -10,6 +10,9 @@ from aiohttp import web
 from appliance import __version__
 from appliance.api.answers import json_response
 from appliance.api.keys import DAEMON
+from appliance.errors import ConfigError
+from appliance.models.choosing import Choice
+from appliance.models.slots import read_slots
 from appliance.observability import host
 
 INDEX = """appliance {version}: {model}
@@ -54,6 +57,7 @@ async def status(request: web.Request) -> web.Response:
     daemon = request.app[DAEMON]
     engine = daemon.engine
     rss, engine_rss, temperature, throttles = await asyncio.to_thread(_host_facts, engine.worker_pid)
+    slots = await asyncio.to_thread(_slots, daemon.choice)
     stats = daemon.metrics.last_stats
     reason = daemon.not_ready()
     ready = engine.ready
@@ -70,6 +74,11 @@ async def status(request: web.Request) -> web.Response:
                 "context_tokens": daemon.model.context_tokens,
                 "weights_bytes": daemon.model.weights_bytes,
                 "weights_read_bytes": daemon.model.weights_read_bytes,
+            },
+            "slots": slots,
+            "switch": {
+                "stage": None if daemon.switching is None else daemon.switching.stage,
+                "last": None if daemon.switching is None else daemon.switching.last,
             },
             "requests": {
                 "running": daemon.dispatcher.running,
@@ -105,6 +114,21 @@ async def status(request: web.Request) -> web.Response:
 def _canary(last: tuple[float, float] | None) -> dict[str, float] | None:
     """The last proof that an idle engine works."""
     return None if last is None else {"seconds": round(last[1], 3), "age_s": round(time.monotonic() - last[0], 1)}
+
+
+def _slots(choice: Choice | None) -> dict[str, object] | None:
+    """What is current, previous and bad in the store; None where nothing of a store is served, or it can't be read."""
+    try:
+        slots = None if choice is None else read_slots(choice.store.directory)
+    except ConfigError:
+        return None
+    if slots is None:
+        return None
+    return {
+        "current": None if slots.current is None else str(slots.current),
+        "previous": None if slots.previous is None else str(slots.previous),
+        "bad": [{"model": str(mark.slot), "reason": mark.reason, "since": mark.since} for mark in slots.bad],
+    }
 
 
 def _host_facts(worker_pid: int | None) -> tuple[Any, ...]:

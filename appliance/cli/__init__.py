@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import bench, bundles, chat, config, models, serve, show, version
+from appliance.cli import bench, bundles, chat, config, models, serve, show, slots, version
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ chat.register(app)
 bench.register(app)
 show.register(models.app)
 bundles.register(models.app)
+slots.register(models.app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 version.register(app)
@@ -54,7 +55,7 @@ def main() -> None:
     except (ConfigError, StartError) as error:
         sys.exit(_say(error, error.exit_status))
     except ApplianceError as error:
-        sys.exit(_say(error, 1))
+        sys.exit(_say(error, getattr(error, "exit_status", 1)))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EPIPE):
             raise

@@ -20,6 +20,7 @@ from appliance.cli.operation import (
 )
 from appliance.errors import ConfigError
 from appliance.models.checkpoint.files import checkpoint_digest, checkpoint_files
+from appliance.models.choosing import read_slots_or_none
 from appliance.models.errors import MB, NotInstalled
 from appliance.models.importers.checkpoint import require_export
 from appliance.models.importers.file import describe_file, digest_of, require_extra
@@ -27,6 +28,7 @@ from appliance.models.importers.quantizing import scan
 from appliance.models.progress import Progress
 from appliance.models.pull import Pulled, open_puller
 from appliance.models.recipes import load_recipe
+from appliance.models.slots import Slots, slot_of
 from appliance.models.store import Installed, check_id
 from appliance.models.verification import verify as verify_model
 
@@ -43,12 +45,14 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     entries = store.entries()
     installed = [entry for entry in entries if isinstance(entry, Installed)]
     unreadable = [entry for entry in entries if not isinstance(entry, Installed)]
+    slots = read_slots_or_none(store, lambda line: tell(f"warning: {line}"))
     missing = [model for name, model in catalog.models.items() if name not in {entry.id for entry in entries}]
     if as_json:
         print_json(
             {
                 "store": str(store.directory),
                 "preferred": effective.settings.models.preferred,
+                "slots": slots,
                 "installed": [as_dict(model) for model in installed],
                 "unreadable": [{"directory": str(entry.directory), "error": str(entry.error)} for entry in unreadable],
                 "available": [msgspec.to_builtins(model) for model in missing],
@@ -58,13 +62,24 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     for model in installed:
         manifest = model.manifest
         size = f"{manifest.size_bytes / MB:.1f} MB"
-        typer.echo(f"{model.id}  {manifest.directory_name}  installed  {size}  {manifest.title}, {manifest.licence}")
+        state = _state(slots, model)
+        typer.echo(f"{model.id}  {manifest.directory_name}  {state}  {size}  {manifest.title}, {manifest.licence}")
     for entry in unreadable:
         typer.echo(f"{entry.id}  {entry.directory.name}  damaged  {entry.error}")
     for wanted in missing:
         kinds = ", ".join(str(source.__struct_config__.tag) for source in wanted.source)
         size = f"about {wanted.installed_bytes / MB:.0f} MB  " if wanted.installed_bytes else ""
         typer.echo(f"{wanted.id}  not installed (source: {kinds})  {size}{wanted.title}, {wanted.licence}")
+
+
+def _state(slots: Slots, model: Installed) -> str:
+    """What `list` says of a model."""
+    slot = slot_of(model.manifest)
+    if slot == slots.current:
+        return "installed, current"
+    if slot == slots.previous:
+        return "installed, previous"
+    return "installed" if slots.why_bad(slot) is None else f"bad ({slots.why_bad(slot)})"
 
 
 @app.command()

@@ -29,7 +29,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 def open_store(config: Path | None) -> tuple[Effective, Store]:
     """The settings in force and the store that they name. Raises ConfigError."""
     effective = load(config)
-    return effective, Store(store_directory(effective.settings.models.directory))
+    models = effective.settings.models
+    return effective, Store(store_directory(models.directory), max_bytes=models.max_store_bytes)
 
 
 def open_catalog(effective: Effective) -> Catalog:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from appliance.types import GenerationDefaults, ServedModel
 if TYPE_CHECKING:
     from appliance.config import Settings
     from appliance.engine.memory import MemoryBudget
-    from appliance.models.store import Installed
+    from appliance.models.choosing import Choice
 
 log = logging.getLogger(__name__)
 
@@ -56,75 +55,56 @@ def serve(
         "engine.pipeline": pipeline,
         "logging.level": level,
     }
-    effective = load(config, flags)
-    settings = effective.settings
-    served, check = FAKE_MODEL, _nothing
-    if settings.engine.pipeline != "fake":
-        installed = _choose_model(settings)
-        served, check = served_model(installed), partial(_verify, installed)
-    check()
+    settings = load(config, flags).settings
+    choice, served = _choose(settings, model)
     budget = _budget(settings, served)
 
     import asyncio
 
-    from appliance.api.app import run_daemon
-    from appliance.cli.warm_up import announce
     from appliance.observability.logs import fields, logging_to_stderr
 
     with logging_to_stderr(settings.logging.level, settings.logging.format):
         if budget is not None:
             log.info("memory budget", extra=fields(total_bytes=budget.total_bytes, **msgspec.structs.asdict(budget)))
-        asyncio.run(run_daemon(settings, served, announce=announce, check_model=check))
+        asyncio.run(_run(settings, served, choice))
 
 
-def _nothing() -> None:
-    """The fake has no files to check."""
+async def _run(settings: "Settings", served: ServedModel, choice: "Choice") -> None:
+    from appliance.api.app import run_daemon
+    from appliance.api.state import Daemon
+    from appliance.cli.warm_up import announce
+    from appliance.config.paths import control_socket
+    from appliance.control.server import control
+
+    daemon = Daemon(settings, served, choice)
+    configured = settings.server.control_socket
+    beside = control(control_socket(configured), daemon.switching, required=bool(configured))
+    await run_daemon(daemon, announce=announce, beside=beside)
 
 
-def _choose_model(settings: "Settings") -> "Installed":
-    """The preferred installed model. Raises ConfigError."""
+def _choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":
+    """What is served; every byte of it is read. Raises ConfigError where no model is usable.
+
+    The fake serves no model; where one was chosen with `models use`, it answers under that one's name.
+    """
     from appliance.config.paths import store_directory
+    from appliance.models.choosing import Choice, read_slots_or_none
+    from appliance.models.served import served_model
     from appliance.models.store import Store
 
-    return Store(store_directory(settings.models.directory)).choose(settings.models.preferred)
+    store = Store(store_directory(settings.models.directory))
+    choice = Choice(store, settings.models.preferred, only=named)
+    if settings.engine.pipeline == "fake" and read_slots_or_none(store, _warn).current is None:
+        return choice, FAKE_MODEL
+    return choice, served_model(choice.first(_warn))
 
 
-def _verify(installed: "Installed") -> None:
-    """Read every byte of the model. Raises ConfigError with the first thing that is wrong."""
-    from appliance.models.verification import require_sound
-
-    for warning in require_sound(installed.manifest, installed.directory):
-        print(f"appliance: warning: {warning}", file=sys.stderr)
+def _warn(line: str) -> None:
+    print(f"appliance: warning: {line}", file=sys.stderr)
 
 
 def _budget(settings: "Settings", served: ServedModel) -> "MemoryBudget | None":
     """What serving takes of memory; None for the fake. Raises ConfigError where the machine has less."""
-    if settings.engine.pipeline == "fake":
-        return None
-    from appliance.engine.memory import memory_budget, require_room, require_rss_limit
-    from appliance.observability.memory import memory_limit_bytes
+    from appliance.models.served import require_memory
 
-    tokens = settings.engine.kv_cache_tokens
-    budget = memory_budget(Path(served.directory), tokens)
-    require_room(budget, tokens, memory_limit_bytes())
-    require_rss_limit(budget, settings.engine.max_rss_bytes)
-    return budget
-
-
-def served_model(installed: "Installed") -> ServedModel:
-    """What the daemon needs to know of an installed model."""
-    from appliance.engine.weights import weights_read_bytes
-
-    manifest = installed.manifest
-    weights = manifest.files.get("openvino_model.bin")
-    return ServedModel(
-        id=manifest.id,
-        digest=manifest.digest,
-        directory=str(installed.directory),
-        context_tokens=manifest.context_tokens,
-        eos_token_ids=list(manifest.eos_token_ids),
-        generation=manifest.generation,
-        quantization=manifest.quantization,
-        weights_bytes=weights.size_bytes if weights is not None else None,
-        weights_read_bytes=weights_read_bytes(installed.directory),
-    )
+    return require_memory(settings.engine, served)

@@ -9,6 +9,8 @@ from appliance.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/appliance/appliance.toml")
 SYSTEM_STATE = Path("/var/lib/appliance")
+SYSTEM_RUNTIME = Path("/run/appliance")
+CONTROL_SOCKET_NAME = "control.sock"
 CATALOG_NAME = "catalog.toml"
 CATALOGS_NAME = "catalog.d"
 
@@ -49,3 +51,18 @@ def state_directory() -> Path:
 def store_directory(configured: str) -> Path:
     """The model store: `models.directory` where it is set, else `models` in the state directory."""
     return Path(configured).expanduser() if configured else state_directory() / "models"
+
+
+def runtime_directory() -> Path:
+    """RUNTIME_DIRECTORY under systemd, /run/appliance for root on an installed host, else the XDG runtime directory."""
+    from_systemd = os.environ.get("RUNTIME_DIRECTORY")
+    if from_systemd:
+        return Path(from_systemd.split(":", 1)[0])
+    if SYSTEM_RUNTIME.is_dir() and os.access(SYSTEM_RUNTIME, os.W_OK):
+        return SYSTEM_RUNTIME
+    return platformdirs.user_runtime_path("appliance")
+
+
+def control_socket(configured: str) -> Path:
+    """The control socket: `server.control_socket` where it is set, else in the runtime directory."""
+    return Path(configured).expanduser() if configured else runtime_directory() / CONTROL_SOCKET_NAME

@@ -36,6 +36,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds that a resumable request waits for its client to come back; 0 cancels it with its socket."""
     resume_buffer_chars: Annotated[int, Meta(ge=16_384, le=1 << 30)] = 1 << 21
     """Characters kept of all resumable answers, each counted as 1024 more, at up to 4 bytes each."""
+    control_socket: str = ""
+    """The socket that `appliance models use` talks to; empty takes `control.sock` in `RUNTIME_DIRECTORY`, in
+    `/run/appliance` or in `appliance` of the XDG runtime directory."""
 
 
 class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,6 +98,14 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds that one download may take."""
     trusted_keys: tuple[PublicKey, ...] = ()
     """Ed25519 public keys; `models install` then takes only bundles signed by one of them. Empty takes any."""
+    max_store_bytes: Annotated[int, Meta(ge=0)] = 0
+    """What all installed models together may take; 0 sets no limit."""
+    min_speed_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Least speed of a canary for `models use`, over the last good one's; 0 asks for none."""
+    canary_prompt: Annotated[str, Meta(min_length=1)] = "Tell me about Paris, the capital of France."
+    """What a model is asked before `models use` has it take over."""
+    canary_expect: str = "Paris"
+    """What the answer has to contain, in whatever case; empty: any answer that is no obvious nonsense."""
 
 
 class DispatchSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

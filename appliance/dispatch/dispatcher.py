@@ -45,7 +45,8 @@ class Dispatcher:
     def __init__(self, engine: Engine, settings: DispatchSettings, capacity: Capacity, metrics: Metrics) -> None:
         self._engine = engine
         self._settings = settings
-        self._capacity = capacity
+        self.capacity = capacity
+        """What one request may take; another where another model takes over."""
         self._metrics = metrics
         self._numbers = itertools.count(1)  # 0 is the worker's warm-up
         self._queue = FairQueue()
@@ -158,7 +159,7 @@ class Dispatcher:
             return  # cancelled meanwhile
         ticket.prompt_tokens = prompt_tokens
         ticket.state = State.WAITING
-        most = min(self._capacity.max_prompt_tokens, self._limits.kv_blocks * self._limits.block_tokens - 1)
+        most = min(self.capacity.max_prompt_tokens, self._limits.kv_blocks * self._limits.block_tokens - 1)
         if prompt_tokens > most:
             self._forget(ticket)
             ticket.failed(PromptTooLong(f"the prompt has {prompt_tokens} tokens; at most {most} fit"))
@@ -249,7 +250,7 @@ class Dispatcher:
             if ticket.state is not State.WAITING:
                 continue
             sampling = ticket.request.sampling
-            room = min(self._capacity.context_tokens, limits.kv_blocks * limits.block_tokens) - ticket.prompt_tokens
+            room = min(self.capacity.context_tokens, limits.kv_blocks * limits.block_tokens) - ticket.prompt_tokens
             max_tokens = min(sampling.max_tokens, room)
             blocks = -(-(ticket.prompt_tokens + max_tokens) // limits.block_tokens)
             free = limits.kv_blocks - sum(running.blocks for running in self._running.values())

@@ -58,6 +58,7 @@ class Metrics:
         self._recycles = counter(
             "engine_recycles", "Engine workers replaced while they were well, by reason.", "reason"
         )
+        self._switches = counter("model_switches", "Attempts to serve another model, by outcome.", "outcome")
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of started requests.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
         self._drafted = counter("draft_tokens", "Tokens drafted from prompts (engine.prompt_lookup).")
@@ -155,6 +156,10 @@ class Metrics:
     def engine_recycled(self, reason: str) -> None:
         """Another worker has taken over; `reason` is one word of few."""
         self._recycles.labels(reason).inc()
+
+    def switched(self, outcome: str) -> None:
+        """Another model was to be served; `outcome` is one word of few."""
+        self._switches.labels(outcome).inc()
 
     def engine_away(self) -> None:
         """There is no worker to tell of."""

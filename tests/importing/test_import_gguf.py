@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from appliance.cli.serve import served_model
+from appliance.models.served import served_model
 from appliance.models.store import Store
 from tests.support.daemon import running, settings
 

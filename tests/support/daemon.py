@@ -12,6 +12,7 @@ from appliance.api.app import listening
 from appliance.api.state import Daemon
 from appliance.cli.serve import FAKE_MODEL
 from appliance.config import Settings
+from appliance.models.choosing import Choice
 from appliance.types import ServedModel
 
 WAIT_S = 30.0
@@ -157,13 +158,20 @@ class Ends:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, model: ServedModel = FAKE_MODEL) -> AsyncIterator[Appliance]:
-    """A daemon that listens and supervises its engine; ended, with its worker, on leaving."""
-    daemon = Daemon(settings, model)
+async def running(
+    settings: Settings, model: ServedModel = FAKE_MODEL, choice: Choice | None = None
+) -> AsyncIterator[Appliance]:
+    """A daemon that listens and supervises its engine; ended, with its worker, on leaving.
+
+    `choice`: of which store it serves `model`, and can serve others.
+    """
+    daemon = Daemon(settings, model, choice)
     async with listening(daemon) as url, aiohttp.ClientSession() as session:
-        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher))
+        engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, daemon.check_model, daemon.fall_back))
         try:
             yield Appliance(daemon, url, session)
         finally:
             daemon.engine.stop()
             await engine
+            if daemon.switching is not None:
+                await daemon.switching.close()

@@ -1,6 +1,7 @@
 """The daemon as a process of its own, as an operator starts it."""
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -59,7 +60,7 @@ class Served:
             pass
         return self.process.wait(max(0.1, end - time.monotonic()))
 
-    @property
+    @functools.cached_property
     def url(self) -> str:
         """Base URL, from the log."""
         url: str = self.wait_for("listening")["url"]
@@ -75,8 +76,10 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
     """An environment with an empty home, and settings as SECTION__KEY."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("APPLIANCE__", "XDG_"))}
     kept.pop("PYTHONUNBUFFERED", None)  # operators have it not, and it hides what goes wrong at the last flush
+    runtime = home / "run"
+    runtime.mkdir(0o700, exist_ok=True)
     own = {f"APPLIANCE__{name.upper()}": str(value) for name, value in settings.items()}
-    return kept | {"HOME": str(home)} | own
+    return kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)} | own
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class Installer(Struct, frozen=True, kw_only=True):
         if present is not None:
             return Pulled(present, "present")
         needed = needed_bytes(bundle)
-        self.store.require_room(needed)
+        self._require_room(bundle)
         bundle.check_files(self.progress)
         with (
             self.store.failures_named(needed),
