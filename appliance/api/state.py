@@ -6,8 +6,6 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from appliance import __version__
 from appliance.api.keeper import Keeper
 from appliance.config import Settings
@@ -81,9 +79,7 @@ class Daemon:
     def load_of(self, model: ServedModel, installed: Installed) -> Load:
         """What a worker is to load, so that `model` is what is served from the moment it takes over."""
         self._loadable[model.directory] = (model, installed)
-        load = engine_load(self.settings, model)
-        # Drafts are taken up and given up by what they gain here: another model finds the matter as it is.
-        return msgspec.structs.replace(load, prompt_lookup=self.engine.load.prompt_lookup)
+        return engine_load(self.settings, model)
 
     def check_model(self) -> None:
         """Raises ModelDamaged where what is served is no longer what was installed. Reads every byte."""

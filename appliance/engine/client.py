@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineListener, EngineState, limits_of
@@ -182,7 +184,7 @@ class EngineClient:
         if self._crashes >= min(CRASHES_MAX, attempts):
             other = await asyncio.to_thread(self._fall_back, reason)
             if other is not None:
-                self.load, self._crashes = other, 0
+                self.load, self._crashes = self._drafting_as_now(other), 0
             elif self._crashes >= attempts:
                 raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
 
@@ -210,7 +212,11 @@ class EngineClient:
             other = await asyncio.to_thread(self._fall_back, str(error))
             if other is None:
                 raise
-            self.load = other
+            self.load = self._drafting_as_now(other)
+
+    def _drafting_as_now(self, load: Load) -> Load:
+        """Of another model: drafts are taken up and given up by what they gain here, and it finds that as it is."""
+        return msgspec.structs.replace(load, prompt_lookup=self.load.prompt_lookup)
 
     def stop(self) -> None:
         """Have `run` end the worker and return."""
@@ -238,6 +244,8 @@ class EngineClient:
                 raise ReplaceError("the engine is not ready")
             if reason != "model" and load.directory != self.load.directory:
                 raise ReplaceError("another model has taken over meanwhile")
+            if reason == "model":
+                load = self._drafting_as_now(load)
             for retired in [worker for worker in self._workers if worker is not old]:
                 await retired.ended.wait()  # at most its requests' deadlines
             beside = old is None or await asyncio.to_thread(self._handover.room_beside, load)
