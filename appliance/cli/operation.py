@@ -19,6 +19,7 @@ from appliance.models.store import Installed, Store
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+    from rich.progress import Task
 
 SIGINT_STATUS = 130
 
@@ -73,8 +74,13 @@ def open_progress() -> Iterator[Progress]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    class Done(DownloadColumn):
+        def render(self, task: "Task") -> "Text":
+            return Text(f"{task.percentage:.0f} %") if task.fields.get("counted") else super().render(task)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Done(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield _Bar(bar)
 
@@ -93,6 +99,9 @@ class _Bar:
     def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
         if total_bytes:
             self._bar.update(self._bar.task_ids[-1], completed=done_bytes, total=total_bytes)
+
+    def count(self, done: int, total: int) -> None:
+        self._bar.update(self._bar.task_ids[-1], completed=done, total=total, counted=True)
 
     def note(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

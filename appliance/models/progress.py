@@ -20,6 +20,9 @@ class Progress(Protocol):
     def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
         """The step goes on; called several times a second, without bytes where they say nothing."""
 
+    def count(self, done: int, total: int) -> None:
+        """The step goes on, and so many of its pieces are done, which are no bytes."""
+
     def note(self, line: str) -> None:
         """Something that people should read whatever happens next."""
 
@@ -31,6 +34,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
+        """Nothing."""
+
+    def count(self, done: int, total: int) -> None:
         """Nothing."""
 
     def note(self, line: str) -> None:
@@ -65,6 +71,15 @@ class Lines:
             self._write(f"{self._label} {done_bytes / MB:.1f} of {total_bytes / MB:.1f} MB")
         else:
             self._write(f"{self._label}, {now - self._began:.0f} s")
+
+    def count(self, done: int, total: int) -> None:
+        """A line where a quarter is full or the last line is long ago."""
+        now = self._clock()
+        step = done * LINE_STEPS // total if total else 0
+        if now - self._last < (LINE_LEAST_S if step > self._step else LINE_INTERVAL_S):
+            return
+        self._step, self._last = max(step, self._step), now
+        self._write(f"{self._label}, {done / total:.0%}" if total else f"{self._label}, {now - self._began:.0f} s")
 
     def note(self, line: str) -> None:
         """The line."""

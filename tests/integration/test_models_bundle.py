@@ -228,6 +228,9 @@ class Stopping(Silent):
     def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
         self._reach(self._step)
 
+    def count(self, done: int, total: int) -> None:
+        self._reach(self._step)
+
     def hear(self, event: str, _: object) -> None:
         """An audit hook: stops before a rename is made."""
         if event == "os.rename" and self._stop.startswith(event):

@@ -1,6 +1,7 @@
 """GGUF to IR by a child: what it reports, how its end is told. The child here is a script, not the engine."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +97,39 @@ def test_genais_words_for_a_full_disk_are_understood(child: UseScript, tmp_path:
     os.truncate(tmp_path / "model.gguf", shutil.disk_usage(tmp_path).free + (1 << 30))
     with pytest.raises(OSError, match="No space left on device"):
         run(tmp_path)
+
+
+def test_what_a_child_counts_is_shown_by_the_names_of_its_steps(child: UseScript, tmp_path: Path) -> None:
+    told = []
+
+    class Told(Silent):
+        def stage(self, label: str, total_bytes: int | None = None) -> None:
+            told.append(label)
+
+        def count(self, done: int, total: int) -> None:
+            told.append(f"{done} of {total}")
+
+        def advance(self, done_bytes: int = 0, total_bytes: int | None = None) -> None:
+            if total_bytes:
+                told.append(f"{done_bytes} of {total_bytes} bytes")
+
+    steps = [
+        {"done": 10, "total": 90},
+        {"done": 0, "total": 2, "doing": "reading"},
+        {"done": 1, "total": 2, "doing": "reading"},
+        {"done": 3, "total": 4, "doing": "rounding"},
+    ]
+    child("".join(f"print({json.dumps(step)!r});" for step in steps) + f"print('{GOOD}')")
+    convert(tmp_path / "model.gguf", tmp_path, fake_model(), Told())
+    assert told == [
+        "fake: converting",
+        "10 of 90 bytes",
+        "fake: reading",
+        "0 of 2",
+        "1 of 2",
+        "fake: rounding",
+        "3 of 4",
+    ]
 
 
 def test_leaving_the_block_ends_the_child_and_its_own_children() -> None:

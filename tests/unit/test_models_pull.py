@@ -188,3 +188,19 @@ def test_lines_come_at_quarters_and_never_closer_than_two_seconds() -> None:
     now[0] += 10
     lines.advance()
     assert said[-2:] == ["m: converting", "m: converting, 10 s"]
+
+
+def test_what_is_counted_comes_in_percent() -> None:
+    now = [0.0]
+    said: list[str] = []
+    lines = Lines(said.append, lambda: now[0])
+    lines.stage("m: reading calibration text")
+    for done in range(0, 64):
+        now[0] += 0.5
+        lines.count(done, 64)
+    assert said == [
+        "m: reading calibration text",
+        "m: reading calibration text, 25%",
+        "m: reading calibration text, 50%",
+        "m: reading calibration text, 75%",
+    ]

@@ -38,10 +38,11 @@ class _Error(Struct):
 
 
 class _Done(Struct, forbid_unknown_fields=True):
-    """How far a child is, in bytes."""
+    """How far a child is: in bytes, or in pieces of what it names."""
 
     done: int
     total: int
+    doing: str = ""
 
 
 def convert(
@@ -73,10 +74,17 @@ def run_child(
     Raises ImportFailed with the child's reason, and OSError (ENOSPC) where it left a full disk.
     """
     tail: list[str] = []
+    doing = ""
     with open_child(arguments, os.environ) as child:
         for line in child.lines():
             done = _done(line)
-            progress.advance(done.done, done.total) if done else progress.advance()
+            if done and done.doing:
+                if done.doing != doing:
+                    doing = done.doing
+                    progress.stage(f"{name}: {doing}")
+                progress.count(done.done, done.total)
+            else:
+                progress.advance(done.done, done.total) if done else progress.advance()
             if line is not None and not done:
                 tail = [*tail[1 - TAIL_LINES :], line]
             if child.age_s > timeout_s:
