@@ -27,7 +27,7 @@ from appliance.models.importers.file import describe_file, digest_of, require_ex
 from appliance.models.importers.quantizing import scan
 from appliance.models.progress import Progress
 from appliance.models.pull import Pulled, open_puller
-from appliance.models.recipes import load_recipe
+from appliance.models.recipes import DEFAULT_RECIPE, load_recipe
 from appliance.models.slots import Slots, slot_of
 from appliance.models.store import Installed, check_id
 from appliance.models.verification import verify as verify_model
@@ -112,17 +112,25 @@ def import_file(
         Path, typer.Argument(metavar="FILE.gguf|DIRECTORY", help="A GGUF file, or a directory of safetensors.")
     ],
     model_id: Annotated[str | None, typer.Option("--id", help="Its id here; else one made of its own name.")] = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME", help=f"How to quantize: a recipe, or its file; {DEFAULT_RECIPE} without."
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep-quantization", help="As it is, for types that GenAI reads.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is installed by that id.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make INT4 of a GGUF file, or of a directory of safetensors, and install it."""
+    if keep and recipe_name is not None:
+        raise typer.BadParameter("give either --recipe or --keep-quantization")
     effective, store = open_store(config)
     catalog = open_catalog(effective)
     if model_id is not None:
         check_id(model_id)
-    recipe = None if keep else load_recipe()
+    recipe = None if keep else load_recipe(recipe_name or DEFAULT_RECIPE)
     if file.is_dir():
         file = file.resolve()  # "." has no name
         if keep:

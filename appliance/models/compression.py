@@ -1,32 +1,37 @@
-"""Weights to integers, by NNCF. Runs in a process of its own; knows an IR and a recipe."""
+"""Weights to integers, by NNCF. Runs in a process of its own; knows an IR, a recipe and the calibration text."""
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nncf
+import numpy as np
 import openvino as ov
+from openvino import opset13
 
-from appliance.models.recipes import Recipe
+from appliance.engine.genai.importing import open_tokenizer
+from appliance.engine.genai.rendering import open_renderer
+from appliance.models.matrices import LM_HEAD, layer_count, short_name, wants_two
+from appliance.models.nncf_choices import recipe_in_force, sliced_estimation
+from appliance.models.nncf_progress import Tell, progress_told
+from appliance.models.recipes import INT8, Calibration, Recipe
+from appliance.models.texts import Text, read_texts, spread
+
+DEFAULT_LORA_RANK = 8
+
+Encode = Callable[[str], list[int]]
+Inputs = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.int64 | np.int32]]"]
 
 
-def compress(directory: Path, recipe: Recipe) -> None:
-    """Replace the weights of the IR in `directory` by the recipe's.
+def compress(directory: Path, recipe: Recipe, tell: Tell) -> None:
+    """Replace the weights of the IR in `directory` by the recipe's; `tell` hears how far that is.
 
-    Raises RuntimeError and others in NNCF's words; on a full disk RuntimeError.
+    Raises RuntimeError and others in NNCF's words, ValueError for a pattern that means no matrix; on a full disk
+    RuntimeError.
     """
-    nncf.set_log_level(logging.ERROR)
-    model = nncf.compress_weights(
-        ov.Core().read_model(directory / "openvino_model.xml"),
-        mode=nncf.CompressWeightsMode(recipe.mode),
-        group_size=recipe.group_size,
-        ratio=1.0,
-        all_layers=recipe.all_layers,
-        backup_mode=nncf.BackupMode(recipe.backup_mode),
-        advanced_parameters=nncf.AdvancedCompressionParameters(
-            # Rows of some models are no multiple of 64; without this those would all stay INT8.
-            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
-        ),
-    )
+    core = ov.Core()
+    texts = calibration_ids(directory, recipe.calibration_text) if recipe.calibration_text else []
+    model = quantized(core.read_model(directory / "openvino_model.xml"), recipe, texts, tell)
     _let_cache_be_quantized(model)
     new = directory / "quantized.xml"
     ov.save_model(model, new, compress_to_fp16=False)
@@ -40,3 +45,110 @@ def _let_cache_be_quantized(model: ov.Model) -> None:
         options = dict(model.get_rt_info("runtime_options").value)
         del options["KV_CACHE_PRECISION"]
         model.set_rt_info(options, "runtime_options")
+
+
+def quantized(model: ov.Model, recipe: Recipe, texts: list[list[int]], tell: Tell) -> ov.Model:
+    """The model with the recipe's weights; `texts`: token ids, for recipes that read calibration text.
+
+    What is given may be changed. Raises as `compress` does.
+    """
+    nncf.set_log_level(logging.ERROR)
+    layers = layer_count([short_name(op.get_friendly_name()) for op in model.get_ops()])
+    if wants_two(recipe, layers):
+        untie(model)
+    with recipe_in_force(recipe), sliced_estimation(), progress_told(tell):
+        return nncf.compress_weights(model, **_options(model, recipe, texts))
+
+
+def untie(model: ov.Model) -> None:
+    """Give the output a matrix of its own where it is the embedding's; it is called lm_head.weight."""
+    for constant in model.get_ops():
+        if constant.get_type_name() != "Constant" or constant.get_element_type() not in (ov.Type.f16, ov.Type.f32):
+            continue
+        readers = list(_readers(constant.output(0)))
+        kinds = {reader.get_node().get_type_name() for reader in readers}
+        if not {"Gather", "MatMul"} <= kinds:
+            continue
+        own = opset13.constant(constant.data, constant.get_element_type())
+        own.set_friendly_name(f"{LM_HEAD}.weight")
+        for reader in readers:
+            if reader.get_node().get_type_name() == "MatMul":
+                wanted = reader.get_source_output().get_element_type()
+                source = own if wanted == own.get_element_type() else opset13.convert(own, wanted)
+                reader.replace_source_output(source.output(0))
+
+
+def _readers(output: ov.Output) -> Iterator[ov.Input]:
+    """Inputs of the operations that read a constant, whatever converts it on the way."""
+    for reader in output.get_target_inputs():
+        if reader.get_node().get_type_name() == "Convert":
+            yield from _readers(reader.get_node().output(0))
+        else:
+            yield reader
+
+
+def _options(model: ov.Model, recipe: Recipe, texts: list[list[int]]) -> dict[str, object]:
+    mode = nncf.CompressWeightsMode(recipe.mode)
+    if recipe.mode in INT8:
+        return {"mode": mode}
+    options: dict[str, object] = {
+        "mode": mode,
+        "group_size": recipe.group_size,
+        "ratio": recipe.ratio,
+        "backup_mode": nncf.BackupMode(recipe.backup_mode),
+        "awq": recipe.awq,
+        "scale_estimation": recipe.scale_estimation,
+        "gptq": recipe.gptq,
+        "lora_correction": recipe.lora_correction,
+    }
+    if recipe.sensitivity_metric is not None:
+        options["sensitivity_metric"] = nncf.SensitivityMetric(recipe.sensitivity_metric)
+    if texts:
+        options["dataset"] = nncf.Dataset(texts, lambda ids: inputs_of(model, ids))
+        options["subset_size"] = len(texts)
+    options["advanced_parameters"] = _advanced(recipe, max(1, len(texts)))
+    return options
+
+
+def _advanced(recipe: Recipe, samples: int) -> nncf.AdvancedCompressionParameters:
+    from nncf.quantization import advanced_parameters as advanced
+
+    return nncf.AdvancedCompressionParameters(
+        # Rows of some models are no multiple of 64; without this those would all stay INT8.
+        group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
+        # Left alone, these would look at 32, 64 or 128 of the samples, whatever the recipe says.
+        awq_params=advanced.AdvancedAWQParameters(subset_size=samples),
+        scale_estimation_params=advanced.AdvancedScaleEstimationParameters(subset_size=samples),
+        gptq_params=advanced.AdvancedGPTQParameters(subset_size=samples),
+        lora_correction_params=advanced.AdvancedLoraCorrectionParameters(
+            adapter_rank=recipe.lora_rank or DEFAULT_LORA_RANK, subset_size=samples
+        ),
+    )
+
+
+def calibration_ids(directory: Path, wanted: Calibration) -> list[list[int]]:
+    """Token ids of the calibration text, by the tokenizer in `directory`; conversations by its chat template."""
+    encode, _ = open_tokenizer(directory)
+    render = open_renderer(directory)
+
+    def ids_of(text: Text) -> list[int]:
+        plain = render(text.messages, False) if text.messages else text.text
+        return encode(plain)[: wanted.tokens]
+
+    return [ids_of(text) for text in spread(read_texts("calibration"), wanted.samples)]
+
+
+def inputs_of(model: ov.Model, ids: list[int]) -> Inputs:
+    """What the model reads to see one text from its beginning. Raises RuntimeError for an input that nobody knows."""
+    count = len(ids)
+    known: Inputs = {
+        "input_ids": np.array([ids], np.int64),
+        "attention_mask": np.ones((1, count), np.int64),
+        "position_ids": np.arange(count, dtype=np.int64)[None],
+        "beam_idx": np.zeros(1, np.int32),
+    }
+    names = [each.get_any_name() for each in model.inputs]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RuntimeError(f"the model reads {', '.join(unknown)}, which calibration text does not give")
+    return {name: known[name] for name in names}

@@ -22,7 +22,7 @@ from appliance.models.importers import Converted, quantizing
 from appliance.models.importers.file import FileImporter, describe_file, digest_of, id_of
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy, require_room
 from appliance.models.progress import Progress, Silent
-from appliance.models.recipes import load_recipe
+from appliance.models.recipes import Recipe, load_recipe
 from appliance.models.store import Store
 from appliance.models.verification import verify
 from tests.support.gguf import QWEN, tiny_model
@@ -43,11 +43,11 @@ FACTS = Facts(
 class FakeConverter:
     """In the place of QuantizingConverter."""
 
-    def __init__(self, recipe: object) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
-        return replace(convert_fake(gguf, directory, model, progress), recipe="int4-asym-g64", parameters=100)
+        return replace(convert_fake(gguf, directory, model, progress), recipe=self.recipe.name, parameters=100)
 
 
 @pytest.fixture
@@ -75,6 +75,20 @@ def test_a_file_is_installed_with_what_it_says_of_itself(store: Store, gguf: Pat
     assert manifest.source.file == "tiny.gguf"
     assert manifest.source.sha256 == hashlib.sha256(gguf.read_bytes()).hexdigest()
     assert manifest.generation.top_k == 20
+
+
+def test_the_recipe_can_be_chosen(store: Store, gguf: Path, tmp_path: Path) -> None:
+    chosen = runner.invoke(app, ["import", str(gguf), "--recipe", "all-int4-g64-awq"])
+    assert chosen.exit_code == 0, chosen.stderr
+    assert store.choose(["tiny-qwen-0.1b-instruct"]).manifest.recipe == "all-int4-g64-awq"
+    again = runner.invoke(app, ["import", str(gguf)])
+    assert isinstance(again.exception, ConfigError)
+    assert "is installed from tiny.gguf (all-int4-g64-awq of F32" in str(again.exception)
+    wrong = runner.invoke(app, ["import", str(gguf), "--recipe", "int3"])
+    assert isinstance(wrong.exception, ConfigError)
+    assert "known recipes: " in str(wrong.exception)
+    both = runner.invoke(app, ["import", str(gguf), "--recipe", "int4-asym-g64", "--keep-quantization"])
+    assert both.exit_code == 2
 
 
 def test_the_same_file_again_is_there_already_wherever_it_lies(store: Store, gguf: Path, tmp_path: Path) -> None:
@@ -197,11 +211,13 @@ def test_room_is_looked_for_before_anything_is_written(
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(DiskFull, match="disk full"):
         require_room(tmp_path, free)
-    monkeypatch.setattr(quantizing, "F16_IN_MEMORY", 1e12)
     directory = tmp_path / "scratch" / "model"
     directory.mkdir(parents=True)
-    with pytest.raises(ImportFailed, match=r"takes about \d+ MB of memory, \d+ MB are free"):
-        QuantizingConverter(load_recipe())(gguf, directory, fake_model("mine"), Silent())
+    for constant, recipe in (("F16_IN_MEMORY", "int4-asym-g64"), ("F16_CALIBRATING", "int4-asym-g64-awq")):
+        with monkeypatch.context() as scarce:
+            scarce.setattr(quantizing, constant, 1e12)
+            with pytest.raises(ImportFailed, match=r"takes about \d+ MB of memory, \d+ MB are free"):
+                QuantizingConverter(load_recipe(recipe))(gguf, directory, fake_model("mine"), Silent())
     assert list(directory.parent.rglob("*")) == [directory]
 
 

@@ -24,8 +24,10 @@ STEPS = ("-m", "appliance.models.steps")
 SCAN_TIMEOUT_S = 60.0
 STEP_TIMEOUT_S = 900.0  # for any size; a hundred times what 0.5 B parameters take on two desktop cores
 STEP_S_PER_MB = 1.0  # and so much more for each MB of F16
+CALIBRATED_STEPS = 8  # a recipe that reads calibration text has the time of so many steps
 F16_FILES = 2  # at the peak: the rewritten GGUF and the IR that GenAI makes of it
 F16_IN_MEMORY = 2.2  # copies that GenAI holds at its peak; 2.1 seen, besides the file itself, which the kernel can drop
+F16_CALIBRATING = 5.2  # the F16 model runs in F32, and OpenVINO packs its weights in a copy besides; 5.1 seen
 MARGIN_BYTES = 64 * MB
 
 
@@ -59,7 +61,7 @@ class QuantizingConverter:
     def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
         """See Converter. Raises DiskFull before anything is written, besides."""
         facts = scan(gguf, model.id, progress)
-        require_room(directory, facts.f16_bytes)
+        require_room(directory, facts.f16_bytes, calibrating=bool(self._recipe.methods))
         run = Steps(model, directory, facts.f16_bytes, progress)
         f16 = directory.parent / "f16.gguf"
         dequantized = run.step("dequantizing", _Dequantized, "dequantize", str(gguf), str(f16))
@@ -94,17 +96,17 @@ def conversion_bytes(f16_bytes: int) -> int:
     return F16_FILES * f16_bytes + MARGIN_BYTES
 
 
-def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0) -> None:
+def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0, *, calibrating: bool = False) -> None:
     """Raises DiskFull or ImportFailed where disk or memory can't hold what a conversion takes at its peak.
 
-    `besides_bytes`: what else is going to be written to that disk before.
+    `besides_bytes`: what else is going to be written to that disk before. `calibrating`: the F16 model is run.
     """
     needed = conversion_bytes(f16_bytes) + besides_bytes
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise DiskFull(directory.parent.parent, needed, free)
     memory = psutil.virtual_memory().available + psutil.swap_memory().free
-    wanted = int(F16_IN_MEMORY * f16_bytes)
+    wanted = int((F16_CALIBRATING if calibrating else F16_IN_MEMORY) * f16_bytes)
     if memory < wanted:
         raise ImportFailed(
             f"the conversion takes about {wanted // MB} MB of memory, {memory // MB} MB are free; "
@@ -126,7 +128,8 @@ class Steps:
         """Quantize the F16 IR that is there now, and try it; `source`: what it was made of."""
         text = msgspec.json.encode(recipe).decode()
         arguments = (str(self._directory), text, str(self._f16_bytes))
-        self.step(f"quantizing ({recipe.name})", Nothing, "compress", *arguments)
+        times = CALIBRATED_STEPS if recipe.methods else 1
+        self.step(f"quantizing ({recipe.name})", Nothing, "compress", *arguments, times=times)
         report = self.step("trying", Report, "prove", str(self._directory), str(source), *self._model.eos_tokens)
         check_report(self._model, report)
         return Converted(
@@ -136,8 +139,8 @@ class Steps:
             parameters=parameters,
         )
 
-    def step(self, label: str, type: type[T], name: str, *arguments: str) -> T:
-        """Run one and return its report."""
+    def step(self, label: str, type: type[T], name: str, *arguments: str, times: int = 1) -> T:
+        """Run one, which has so many times the usual time, and return its report."""
         self._progress.stage(f"{self._model.id}: {label}")
         largest = max(self._directory.parent.rglob("*"), key=lambda path: path.stat().st_size)
         return run_child(
@@ -145,6 +148,6 @@ class Steps:
             self._model.id,
             self._progress,
             room=(self._directory, largest),
-            timeout_s=self._timeout_s,
+            timeout_s=times * self._timeout_s,
             type=type,
         )
