@@ -1,6 +1,6 @@
 """Figures as tables: coloured on a terminal, aligned plain text elsewhere. Computes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 from appliance.bench.compare import Comparison
@@ -71,28 +71,32 @@ def print_comparison(comparison: Comparison, out: TextIO) -> None:
     print_table(("kind", "clients", "metric", "A", "B", "B/A", "better"), rows, out)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> None:
-    """A table: rich on a terminal, else two spaces between aligned columns."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO, left_columns: Collection[str] = LEFT_COLUMNS
+) -> None:
+    """A table: rich on a terminal, else two spaces between aligned columns; those of text begin at the left."""
     if out.isatty():
-        _print_rich(columns, rows, out)
+        _print_rich(columns, rows, out, left_columns)
         return
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     for cells in (columns, *rows):
         aligned = (
-            cell.ljust(width) if column in LEFT_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if column in left_columns else cell.rjust(width)
             for column, cell, width in zip(columns, cells, widths, strict=True)
         )
         print("  ".join(aligned).rstrip(), file=out)
 
 
-def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> None:
+def _print_rich(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO, left_columns: Collection[str]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        left = column in LEFT_COLUMNS
+        left = column in left_columns
         table.add_column(column, justify="left" if left else "right", style="cyan" if left else "", no_wrap=True)
     for cells in rows:
         table.add_row(*cells)

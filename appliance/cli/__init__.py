@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import bench, bundles, chat, config, models, recipes, serve, show, slots, version
+from appliance.cli import bench, bundles, chat, config, measure, models, recipes, serve, show, slots, version
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ show.register(models.app)
 bundles.register(models.app)
 slots.register(models.app)
 recipes.register(models.app)
+measure.register(models.app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 version.register(app)
