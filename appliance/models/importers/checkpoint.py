@@ -30,7 +30,7 @@ class CheckpointImporter:
         facts = scan(place, model.id, progress)
         directory = scratch / "model"
         directory.mkdir()
-        require_room(directory, facts.f16_bytes)
+        require_room(directory, facts.f16_bytes, calibrating=bool(self._recipe.methods))
         files = checkpoint_files(place)
         before = checkpoint_state(files)
         sha256 = checkpoint_digest(files, f"{model.id}: checking", progress)
