@@ -9,7 +9,7 @@ import pytest
 from appliance.errors import ConfigError
 from appliance.models.measuring import tokens
 from appliance.models.measuring.child import parts_of
-from appliance.models.measuring.text import Sample, read_samples
+from appliance.models.measuring.text import Sample, held_out_file, read_samples
 from appliance.models.measuring.tokens import pieces_of, tokens_of
 from appliance.types import Message
 
@@ -119,3 +119,9 @@ def test_samples_are_parted_by_language_and_by_kind() -> None:
         ("language", "en", [10, 13, 14]), ("language", "zh", [11]), ("language", "python", [12]),
         ("kind", "prose", [10, 11]), ("kind", "code", [12]), ("kind", "chat", [13]), ("kind", "json", [14]),
     ]  # fmt: skip
+
+
+def test_the_text_that_ships_can_be_measured() -> None:
+    samples = read_samples(held_out_file().read_bytes(), "held-out.jsonl")
+    assert len(samples) >= 100
+    assert {sample.language for sample in samples} == {"zh", "en", "code", "json"}

@@ -30,7 +30,7 @@ class FakeSteps:
         self.seen: list[str] = []
         """Files that the exporter could see."""
 
-    def step(self, label: str, type: type[Any], name: str, *arguments: str) -> Any:
+    def step(self, label: str, type: type[Any], name: str, *arguments: str, times: int = 1) -> Any:
         self.asked.append(name)
         if name == "export":
             self.seen = sorted(path.name for path in Path(arguments[0]).iterdir())
@@ -100,9 +100,9 @@ def test_a_damaged_import_names_the_command_that_mends_it(store: Store, checkpoi
 def test_a_directory_that_changes_meanwhile_is_not_installed(
     store: Store, checkpoint: Path, steps: FakeSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change(_: Steps, *arguments: Any) -> Any:
+    def change(_: Steps, *arguments: Any, **options: Any) -> Any:
         (checkpoint / "config.json").write_text("{}", "utf-8")
-        return steps.step(*arguments)
+        return steps.step(*arguments, **options)
 
     monkeypatch.setattr(Steps, "step", change)
     result = runner.invoke(app, ["import", str(checkpoint)])
