@@ -200,7 +200,8 @@ async def test_the_weights_are_in_memory_once(real: Appliance, smollm2: ServedMo
     worker = psutil.Process(real.daemon.engine.worker_pid)
     weights = Path(smollm2.directory) / "openvino_model.bin"
     (resident,) = [mapping.rss for mapping in worker.memory_maps() if mapping.path == str(weights.resolve())]
-    assert resident < weights.stat().st_size / 4  # what an answer reads of the mapped file comes back
+    # What answers read of the mapped file comes back, 64 kB for each row of the embedding, which is 31 % of this file.
+    assert resident < weights.stat().st_size / 2
 
 
 def test_a_kv_cache_beyond_the_machine_is_refused_with_one_that_fits(smollm2_store: Path, tmp_path: Path) -> None:
