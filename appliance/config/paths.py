@@ -1,6 +1,7 @@
 """Where settings and state live on this host. Reads the environment, touches no file's content."""
 
 import os
+import warnings
 from pathlib import Path
 
 import platformdirs
@@ -60,7 +61,9 @@ def runtime_directory() -> Path:
         return Path(from_systemd.split(":", 1)[0])
     if SYSTEM_RUNTIME.is_dir() and os.access(SYSTEM_RUNTIME, os.W_OK):
         return SYSTEM_RUNTIME
-    return platformdirs.user_runtime_path("appliance")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set is nothing that anybody has to mend
+        return platformdirs.user_runtime_path("appliance")
 
 
 def control_socket(configured: str) -> Path:

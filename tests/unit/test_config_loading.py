@@ -8,7 +8,7 @@ import pytest
 from appliance.config import load
 from appliance.config import loading as loading_module
 from appliance.config.loading import SECTIONS, expectation
-from appliance.config.paths import config_candidates, state_directory, store_directory
+from appliance.config.paths import config_candidates, runtime_directory, state_directory, store_directory
 from appliance.errors import EXIT_CONFIG, ConfigError
 
 Write = Callable[[str], Path]
@@ -237,3 +237,13 @@ def test_state_is_in_the_system_directory_where_it_can_be_written(
 def test_the_store_is_where_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert store_directory("~/models") == Path("/home/someone/models")
+
+
+def test_a_host_without_a_runtime_directory_hears_no_warning(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("appliance.config.paths.SYSTEM_RUNTIME", Path("/nowhere"))
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert runtime_directory().is_absolute()
+    assert list(recwarn) == []
