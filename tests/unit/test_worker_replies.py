@@ -11,7 +11,6 @@ from appliance.engine import worker as worker_module
 from appliance.engine.ipc import (
     Command,
     Frames,
-    Load,
     Prepare,
     Prepared,
     Ready,
@@ -25,18 +24,9 @@ from appliance.engine.ipc import (
 )
 from appliance.engine.worker import REPLIES_MAX, Worker
 from appliance.types import Message
+from tests.contract.conftest import FAKE
 from tests.support.engine import greedy
 
-FAKE = Load(
-    pipeline="fake",
-    directory="",
-    eos_token_ids=[],
-    threads=0,
-    precision="auto",
-    kv_cache_tokens=8192,
-    max_num_batched_tokens=128,
-    max_running_requests=8,
-)
 LONG = "fake:step-ms=10 an answer that goes on"
 
 
