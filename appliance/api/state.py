@@ -6,9 +6,11 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from appliance import __version__
 from appliance.api.keeper import Keeper
-from appliance.config import Settings
+from appliance.config import EngineSettings, Settings
 from appliance.dispatch import Capacity, Dispatcher
 from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
@@ -17,6 +19,7 @@ from appliance.models.choosing import Choice
 from appliance.models.served import served_model
 from appliance.models.store import Installed
 from appliance.models.switching import Switching
+from appliance.models.tuning.applying import HostTuning
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.protocol.websocket import Limits, ReadyReason
@@ -32,13 +35,19 @@ log = logging.getLogger(__name__)
 class Daemon:
     """One model at a time, one engine, one dispatcher; made once at start."""
 
-    def __init__(self, settings: Settings, model: ServedModel, choice: Choice | None = None) -> None:
-        """`choice`: what it serves of which store; None where it serves `model` for ever."""
+    def __init__(
+        self, settings: Settings, model: ServedModel, choice: Choice | None = None, tuning: HostTuning | None = None
+    ) -> None:
+        """`choice`: what it serves of which store; None where it serves `model` for ever.
+
+        `tuning`: what was measured to be best on this host.
+        """
         self.settings = settings
+        self.tuning = tuning or HostTuning()
         self.model = model
         """What answers now."""
         self.metrics = Metrics()
-        self.engine = EngineClient(engine_load(settings, model), settings.engine, self.metrics)
+        self.engine = EngineClient(self._worker_load(model), settings.engine, self.metrics)
         self.engine.on_serving = self._serving
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, self._capacity(), self.metrics)
         self.keeper = Keeper(
@@ -74,12 +83,25 @@ class Daemon:
     def _capacity(self) -> Capacity:
         return Capacity(context_tokens=self.model.context_tokens, kv_cache_tokens=self.settings.engine.kv_cache_tokens)
 
+    def engine_settings(self, model: ServedModel) -> EngineSettings:
+        """The engine's settings while `model` is served: what was tuned for it, but for what the operator has set."""
+        return self.tuning.applied(self.settings.engine, model.digest)
+
+    def _worker_load(self, model: ServedModel) -> Load:
+        engine = self.engine_settings(model)
+        changes = self.tuning.changes(self.settings.engine, model.digest)
+        if changes:
+            log.info("host tuning used", extra=fields(model=model.id, **changes))
+        elif reason := self.tuning.misfit(self.settings.engine, model.digest):
+            log.info("host tuning left aside", extra=fields(model=model.id, reason=reason))
+        return engine_load(replace(self.settings, engine=engine), model)
+
     # ---- which model ------------------------------------------------------------------------------------
 
     def load_of(self, model: ServedModel, installed: Installed) -> Load:
         """What a worker is to load, so that `model` is what is served from the moment it takes over."""
         self._loadable[model.directory] = (model, installed)
-        return engine_load(self.settings, model)
+        return self._worker_load(model)
 
     def check_model(self) -> None:
         """Raises ModelDamaged where what is served is no longer what was installed. Reads every byte."""
@@ -133,6 +155,8 @@ def engine_load(settings: Settings, model: ServedModel) -> Load:
         threads=engine.threads,
         precision=engine.precision,
         dynamic_quantization=engine.dynamic_quantization_group_size,
+        kv_cache_precision=engine.kv_cache_precision,
+        cpu_pinning=engine.cpu_pinning,
         kv_cache_tokens=engine.kv_cache_tokens,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_running_requests=engine.max_running_requests,

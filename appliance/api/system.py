@@ -10,6 +10,7 @@ from aiohttp import web
 from appliance import __version__
 from appliance.api.answers import json_response
 from appliance.api.keys import DAEMON
+from appliance.api.state import Daemon
 from appliance.errors import ConfigError
 from appliance.models.choosing import Choice
 from appliance.models.slots import read_slots
@@ -97,7 +98,8 @@ async def status(request: web.Request) -> web.Response:
                 "versions": ready.versions if ready else None,
                 "load_s": round(ready.load_s, 2) if ready else None,
                 "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
-                "settings": daemon.settings.engine,
+                "settings": daemon.engine_settings(daemon.model),
+                "tuned": _tuned(daemon),
                 "isa_cap": os.environ.get("ONEDNN_MAX_CPU_ISA"),
                 "worker_age_s": round(engine.serving.ready_for_s, 1) if engine.serving else None,
                 "recycles": engine.recycles,
@@ -109,6 +111,15 @@ async def status(request: web.Request) -> web.Response:
             },
         }
     )
+
+
+def _tuned(daemon: Daemon) -> dict[str, object] | None:
+    """What comes of `appliance tune` for this model here; None where nothing was measured that counts."""
+    tuned = daemon.tuning.of(daemon.settings.engine, daemon.model.digest)
+    if tuned is None:
+        return None
+    changes = daemon.tuning.changes(daemon.settings.engine, daemon.model.digest)
+    return {"settings": changes, "profile": tuned.profile, "at": tuned.at, "why": tuned.evidence.why}
 
 
 def _canary(last: tuple[float, float] | None) -> dict[str, float] | None:

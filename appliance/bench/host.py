@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
+from appliance.observability.host import cpu_info
+
 MIB = 1 << 20
 FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512", "amx")  # beginnings of those that decide how fast it computes
 DISTRIBUTIONS = ("edge-chat-appliance", "openvino", "openvino-genai", "openvino-tokenizers", "aiohttp", "numpy")
@@ -60,7 +62,7 @@ def describe_host(*, root: Path = Path("/"), bandwidth: bool = True) -> Host:
 
     `root`: where proc and sys are looked for.
     """
-    cpu = _cpu_info(root)
+    cpu = cpu_info(root)
     return Host(
         cpu_model=cpu.get("model name"),
         flags=sorted(flag for flag in cpu.get("flags", "").split() if flag.startswith(FLAGS)),
@@ -111,16 +113,6 @@ def _last_cache_bytes(root: Path) -> int:
     sizes = [_line(file) or "" for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     units = {"K": 1 << 10, "M": 1 << 20}
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
-
-
-def _cpu_info(root: Path) -> dict[str, str]:
-    """The first CPU of /proc/cpuinfo."""
-    try:
-        text = (root / "proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def _line(file: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import bench, bundles, chat, config, measure, models, recipes, serve, show, slots, version
+from appliance.cli import bench, bundles, chat, config, measure, models, recipes, serve, show, slots, tune, version
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 serve.register(app)
 chat.register(app)
 bench.register(app)
+tune.register(app)
 show.register(models.app)
 bundles.register(models.app)
 slots.register(models.app)

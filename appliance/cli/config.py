@@ -25,13 +25,15 @@ def show(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
 ) -> None:
-    """Show every setting with its value and its origin: default, file, or environment NAME.
+    """Show every setting with its value and its origin: default, file, environment NAME, or tuned.
+
+    tuned: by `appliance tune`, for the model that is served from the next start on.
 
     The lines are TOML. Exit status 78 where a setting is wrong.
     """
     from appliance.config import load
 
-    effective = load(config)
+    effective = _with_tuning(load(config))
     if as_json:
         print(json.dumps(_as_object(effective), ensure_ascii=False, indent=2))
     elif sys.stdout.isatty():
@@ -48,6 +50,36 @@ def check(config: ConfigOption = None) -> None:
     effective = load(config)
     count = len(effective.origins)
     print(f"ok: {effective.file or 'no file'}, {count} setting{'' if count == 1 else 's'} not left at the default")
+
+
+def _with_tuning(effective: "Effective") -> "Effective":
+    """As `serve` uses them for the model that it would serve; a file of no use is told on standard error."""
+    from appliance.config.paths import tuning_file
+
+    if not tuning_file().exists():
+        return effective  # nearly always, and the store need not be read
+
+    from msgspec.structs import replace
+
+    from appliance.cli.serve import FAKE_MODEL
+    from appliance.config.paths import store_directory
+    from appliance.models.choosing import read_slots_or_none
+    from appliance.models.store import Store
+    from appliance.models.tuning.applying import read_host_tuning
+    from appliance.models.using import served_without_daemon
+
+    settings = effective.settings
+    tuning = read_host_tuning(effective, lambda line: print(f"appliance: warning: {line}", file=sys.stderr))
+    store = Store(store_directory(settings.models.directory))
+    if settings.engine.pipeline == "fake" and read_slots_or_none(store, lambda _: None).current is None:
+        digest = FAKE_MODEL.digest
+    elif (slot := served_without_daemon(store, settings.models.preferred)) is not None:
+        digest = slot.digest
+    else:
+        return effective
+    origins = effective.origins | {f"engine.{name}": "tuned" for name in tuning.changes(settings.engine, digest)}
+    engine = tuning.applied(settings.engine, digest)
+    return replace(effective, settings=replace(settings, engine=engine), origins=origins)
 
 
 def _rows(effective: "Effective") -> Iterator[tuple[str, str, Any, str]]:

@@ -11,9 +11,10 @@ import typer
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
-    from appliance.config import Settings
+    from appliance.config import Effective, Settings
     from appliance.engine.memory import MemoryBudget
     from appliance.models.choosing import Choice
+    from appliance.models.tuning.applying import HostTuning
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ def serve(
         "engine.pipeline": pipeline,
         "logging.level": level,
     }
-    settings = load(config, flags).settings
-    choice, served = _choose(settings, model)
-    budget = _budget(settings, served)
+    effective = load(config, flags)
+    settings = effective.settings
+    choice, served = choose(settings, model)
+    budget, tuning = _budget(effective, served)
 
     import asyncio
 
@@ -66,23 +68,23 @@ def serve(
     with logging_to_stderr(settings.logging.level, settings.logging.format):
         if budget is not None:
             log.info("memory budget", extra=fields(total_bytes=budget.total_bytes, **msgspec.structs.asdict(budget)))
-        asyncio.run(_run(settings, served, choice))
+        asyncio.run(_run(settings, served, choice, tuning))
 
 
-async def _run(settings: "Settings", served: ServedModel, choice: "Choice") -> None:
+async def _run(settings: "Settings", served: ServedModel, choice: "Choice", tuning: "HostTuning") -> None:
     from appliance.api.app import run_daemon
     from appliance.api.state import Daemon
     from appliance.cli.warm_up import announce
     from appliance.config.paths import control_socket
     from appliance.control.server import control
 
-    daemon = Daemon(settings, served, choice)
+    daemon = Daemon(settings, served, choice, tuning)
     configured = settings.server.control_socket
     beside = control(control_socket(configured), daemon.switching, required=bool(configured))
     await run_daemon(daemon, announce=announce, beside=beside)
 
 
-def _choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":
+def choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":
     """What is served; every byte of it is read. Raises ConfigError where no model is usable.
 
     The fake serves no model; where one was chosen with `models use`, it answers under that one's name.
@@ -103,8 +105,22 @@ def _warn(line: str) -> None:
     print(f"appliance: warning: {line}", file=sys.stderr)
 
 
-def _budget(settings: "Settings", served: ServedModel) -> "MemoryBudget | None":
-    """What serving takes of memory; None for the fake. Raises ConfigError where the machine has less."""
-    from appliance.models.served import require_memory
+def _budget(effective: "Effective", served: ServedModel) -> "tuple[MemoryBudget | None, HostTuning]":
+    """What serving takes of memory, None for the fake, and what was tuned here.
 
-    return require_memory(settings.engine, served)
+    Raises ConfigError where the machine has less. A choice that was measured when there was more is left aside.
+    """
+    from appliance.errors import ConfigError
+    from appliance.models.served import require_memory
+    from appliance.models.tuning.applying import HostTuning, read_host_tuning
+
+    engine = effective.settings.engine
+    tuning = read_host_tuning(effective, _warn)
+    try:
+        return require_memory(tuning.applied(engine, served.digest), served), tuning
+    except ConfigError as error:
+        if not tuning.changes(engine, served.digest):
+            raise
+        budget = require_memory(engine, served)
+        _warn(f"what `appliance tune` chose does not fit this machine any more, left aside: {error}")
+        return budget, HostTuning()

@@ -12,6 +12,7 @@ SYSTEM_CONFIG = Path("/etc/appliance/appliance.toml")
 SYSTEM_STATE = Path("/var/lib/appliance")
 SYSTEM_RUNTIME = Path("/run/appliance")
 CONTROL_SOCKET_NAME = "control.sock"
+TUNING_NAME = "tuning.json"
 CATALOG_NAME = "catalog.toml"
 CATALOGS_NAME = "catalog.d"
 
@@ -47,6 +48,11 @@ def state_directory() -> Path:
     if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
         return SYSTEM_STATE
     return platformdirs.user_data_path("appliance")
+
+
+def tuning_file() -> Path:
+    """What `appliance tune` found on this host."""
+    return state_directory() / TUNING_NAME
 
 
 def store_directory(configured: str) -> Path:

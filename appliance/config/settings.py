@@ -52,6 +52,11 @@ class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Precision of the arithmetic (OpenVINO's INFERENCE_PRECISION_HINT); `auto` leaves it to the CPU."""
     dynamic_quantization_group_size: Literal["auto", "off", "32", "64", "128"] = "auto"
     """Activations that share a scale as INT8; `auto`: 64 where the model's INT4 groups allow it, else OpenVINO's 32."""
+    cpu_pinning: Literal["auto", "on", "off"] = "auto"
+    """Whether each inference thread stays on one core; `auto` leaves it to OpenVINO."""
+    kv_cache_precision: Literal["auto", "u8", "f16", "bf16", "f32"] = "auto"
+    """Precision of the KV cache; `auto` leaves it to OpenVINO, which takes u8; f16 needs twice the memory, f32 four
+    times."""
     kv_cache_tokens: Annotated[int, Meta(ge=256, le=1 << 24)] = 32_768
     """Tokens of all running requests together, prompts and answers, that the KV cache holds."""
     max_num_batched_tokens: Annotated[int, Meta(ge=16, le=65_536)] = 48

@@ -47,6 +47,10 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     """Draft tokens from the prompt; `llm` has no such thing."""
     dynamic_quantization: str = "auto"
     """See options.dynamic_group_size: auto, off, or a group size."""
+    kv_cache_precision: str = "auto"
+    """auto, u8, f16, bf16 or f32."""
+    cpu_pinning: str = "auto"
+    """auto, on or off."""
     watch_drafts: bool = False
     """Tell in each step what drafts gain, or would gain."""
 

@@ -18,6 +18,7 @@ SHARE = 0.95  # of the machine's or group's memory; the rest is the kernel's and
 FAKE_BYTES = 64 * MIB  # a worker without a model
 LEAST_TOKENS = 256  # what engine.kv_cache_tokens may be at least
 ROUND_TOKENS = 1024
+ELEMENT_BYTES = {"f16": 2, "bf16": 2, "f32": 4}  # of a KV cache that is not quantized
 
 _STATE = re.compile(r'variable_id="([^"]+)"[^>]* variable_shape="\?,(\d+),\?,(\d+)"')
 
@@ -36,20 +37,23 @@ class MemoryBudget(Struct, frozen=True):
         return self.weights_bytes + self.kv_cache_bytes + self.overhead_bytes
 
 
-def kv_bytes_per_token(ir: str) -> int:
+def kv_bytes_per_token(ir: str, precision: str = "auto") -> int:
     """Bytes of KV cache for one position, from the text of an openvino_model.xml; 0 where it has no such state.
 
-    The CPU keeps u8 with a scale and a zero point (f32) for each 32 keys of a channel and for each head's values. Each
-    state is [?, kv_heads, ?, head_dim]. Seen to be exact for SmolLM2 135M (13,680) and Qwen2.5 0.5B (7,296).
+    With u8, and `auto` is that, the CPU keeps a scale and a zero point (f32) for each 32 keys of a channel and for each
+    head's values. Each state is [?, kv_heads, ?, head_dim]. Seen to be exact for SmolLM2 135M (13,680) and Qwen2.5 0.5B
+    (7,296). `precision`: engine.kv_cache_precision.
     """
     shapes = {name: (int(heads), int(size)) for name, heads, size in _STATE.findall(ir)}
+    if precision in ELEMENT_BYTES:
+        return sum(heads * size for heads, size in shapes.values()) * ELEMENT_BYTES[precision]
     pairs = sum(heads * (size * (1 + 8 / 32) + size + 8) for heads, size in shapes.values()) / 2
     return round(pairs)
 
 
-def memory_budget(directory: Path, kv_cache_tokens: int) -> MemoryBudget:
+def memory_budget(directory: Path, kv_cache_tokens: int, kv_cache_precision: str = "auto") -> MemoryBudget:
     """What serving the model in `directory` takes. Raises OSError."""
-    per_token = kv_bytes_per_token((directory / "openvino_model.xml").read_text("utf-8"))
+    per_token = kv_bytes_per_token((directory / "openvino_model.xml").read_text("utf-8"), kv_cache_precision)
     return MemoryBudget(
         weights_bytes=(directory / "openvino_model.bin").stat().st_size,
         kv_cache_bytes=per_token * kv_cache_tokens,
@@ -90,7 +94,7 @@ def room_beside(load: Load, root: Path = Path("/")) -> bool:
     try:
         need = FAKE_BYTES
         if load.pipeline != "fake":
-            need = memory_budget(Path(load.directory), load.kv_cache_tokens).total_bytes
+            need = memory_budget(Path(load.directory), load.kv_cache_tokens, load.kv_cache_precision).total_bytes
         return need <= available_memory_bytes(root) * SHARE
     except (OSError, ValueError):
         return False

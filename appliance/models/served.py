@@ -31,7 +31,7 @@ def require_memory(settings: EngineSettings, served: ServedModel) -> MemoryBudge
     """What serving takes of memory; None for the fake. Raises ConfigError where the machine has less; OSError."""
     if settings.pipeline == "fake":
         return None
-    budget = memory_budget(Path(served.directory), settings.kv_cache_tokens)
+    budget = memory_budget(Path(served.directory), settings.kv_cache_tokens, settings.kv_cache_precision)
     require_room(budget, settings.kv_cache_tokens, memory_limit_bytes())
     require_rss_limit(budget, settings.max_rss_bytes)
     return budget

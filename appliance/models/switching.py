@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from appliance.config import Settings
+from appliance.config import EngineSettings, Settings
 from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
 from appliance.engine.trial import Trial, TrialAnswer
@@ -63,6 +63,9 @@ class Serving(Protocol):
     @property
     def model(self) -> ServedModel:
         """What is served now."""
+
+    def engine_settings(self, model: ServedModel) -> EngineSettings:
+        """The engine's settings while `model` is served."""
 
     def load_of(self, model: ServedModel, installed: Installed) -> Load:
         """What a worker is to load, so that `model` is what is served from the moment it takes over."""
@@ -184,9 +187,8 @@ class _Attempt:
             return self._result(slot, "unchanged")
         self._stage("verifying")
         await asyncio.to_thread(require_sound, model.manifest, model.directory)
-        settings = self._daemon.settings.engine
         served_next = await asyncio.to_thread(served_model, model)
-        await asyncio.to_thread(require_memory, settings, served_next)
+        await asyncio.to_thread(require_memory, self._daemon.engine_settings(served_next), served_next)
         self._stage("loading")
         load = self._daemon.load_of(served_next, model)
         try:

@@ -26,6 +26,16 @@ def cpu_throttle_count(root: Path = Path("/")) -> int | None:
     return sum(counts) if counts else None
 
 
+def cpu_info(root: Path = Path("/")) -> dict[str, str]:
+    """What /proc/cpuinfo says of the first CPU ("model name", "flags" …); nothing where the host does not tell."""
+    try:
+        text = (root / "proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
 def resident_memory_bytes(pid: int | None = None) -> int | None:
     """Resident memory of a process, this one by default; None where it is gone."""
     try:

@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from appliance.config import EngineSettings
-from appliance.models.measuring.speed import SpeedNotMeasured, measure_speed
+from appliance.models.measuring.asking import SpeedNotMeasured
+from appliance.models.measuring.speed import measure_speed
 
 
 async def test_speed_is_taken_from_one_worker_after_another() -> None:

@@ -1,7 +1,8 @@
 """Measurements made for tests."""
 
+from appliance.models.measuring.asking import Answer
 from appliance.models.measuring.figures import Measured, Measurement, Part, Quality, ReferenceRecord, Speed, TextRecord
-from appliance.models.measuring.speed import Answer, summary
+from appliance.models.measuring.speed import summary
 
 
 def quality(mean_kl: float) -> Quality:
@@ -29,7 +30,7 @@ def measured(name: str, read_mb: float | None, mean_kl: float, speed: Speed | No
     )
 
 
-SPEED = summary([Answer(100.0, 20.0, 250), Answer(140.0, 22.0, 252), Answer(120.0, 27.0, 251)], 900_000_000)
+SPEED = summary([Answer(100.0, 20.0, 250, 32), Answer(140.0, 22.0, 252, 32), Answer(120.0, 27.0, 251, 32)], 900_000_000)
 
 
 def measurement(*artefacts: Measured, notes: tuple[str, ...] = ()) -> Measurement:

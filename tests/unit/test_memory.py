@@ -141,3 +141,10 @@ def test_there_is_room_for_another_worker_where_its_whole_budget_is_available(tm
             room_beside(load, tree(tmp_path / "root", proc__meminfo=f"MemAvailable: {available // 1024} kB\n")) is fits
         )
     assert not room_beside(load, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("precision", "element_bytes"), [("f16", 2), ("bf16", 2), ("f32", 4)])
+def test_a_kv_cache_that_is_not_quantized_takes_its_elements(precision: str, element_bytes: int) -> None:
+    text = ir(layers=24, heads=2, size=64)
+    assert kv_bytes_per_token(text, precision) == 24 * 2 * 2 * 64 * element_bytes
+    assert kv_bytes_per_token(text, "u8") == kv_bytes_per_token(text)

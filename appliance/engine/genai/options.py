@@ -39,6 +39,10 @@ def properties(load: Load) -> dict[str, Any]:
     group_size = dynamic_group_size(load)
     if group_size is not None:
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = group_size
+    if load.kv_cache_precision != "auto":
+        properties["KV_CACHE_PRECISION"] = load.kv_cache_precision
+    if load.cpu_pinning != "auto":
+        properties["ENABLE_CPU_PINNING"] = load.cpu_pinning == "on"
     return properties
 
 

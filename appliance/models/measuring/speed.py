@@ -6,25 +6,18 @@ and no two compete for memory. A worker is warm, and has answered once, before i
 
 import asyncio
 import statistics
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
 from appliance.config import EngineSettings
-from appliance.engine.ipc import ChannelError, Fatal, Load, Prepare, Prepared, Ready, Rejected, Report, Start, Step
-from appliance.engine.process import WorkerProcess, open_worker
-from appliance.models.errors import ModelError
+from appliance.engine.ipc import ChannelError, Load
+from appliance.models.measuring.asking import Answer, SpeedNotMeasured, open_loaded_worker
 from appliance.models.measuring.figures import Speed
 from appliance.observability.host import resident_memory_bytes
-from appliance.types import Message, Sampling
 
 ROUNDS = 3
 ANSWERS = 2  # of each worker that count, after one that does not
 ANSWER_TOKENS = 32
-LEAST_TOKENS = 4  # an answer of fewer says nothing of the time between two
 KV_CACHE_TOKENS = 2048
 ANSWER_TIMEOUT_S = 120.0
 
@@ -41,18 +34,6 @@ WISH = "Tell a long story in which all of this happens, in order, and leave noth
 
 Tell = Callable[[int, int], None]
 """Workers that are done, and all that there are."""
-
-
-class SpeedNotMeasured(ModelError):
-    """A worker did not load, or did not answer."""
-
-
-class Answer(Struct, frozen=True):
-    """One answer's times."""
-
-    ttft_ms: float
-    ms_per_token: float
-    prompt_tokens: int
 
 
 async def measure_speed(directories: Sequence[Path], settings: EngineSettings, tell: Tell) -> list[Speed]:
@@ -85,7 +66,9 @@ def summary(answers: Sequence[Answer], rss_bytes: int) -> Speed:
     )
 
 
-def load_of(directory: Path, settings: EngineSettings) -> Load:
+def load_of(
+    directory: Path, settings: EngineSettings, *, kv_cache_tokens: int = KV_CACHE_TOKENS, max_running_requests: int = 1
+) -> Load:
     """As the daemon would serve it, without drafts, with a small KV cache, and answers that no token ends."""
     return Load(
         pipeline=settings.pipeline,
@@ -93,20 +76,24 @@ def load_of(directory: Path, settings: EngineSettings) -> Load:
         eos_token_ids=[],
         threads=settings.threads,
         precision=settings.precision,
-        kv_cache_tokens=KV_CACHE_TOKENS,
+        dynamic_quantization=settings.dynamic_quantization_group_size,
+        kv_cache_precision=settings.kv_cache_precision,
+        cpu_pinning=settings.cpu_pinning,
+        kv_cache_tokens=kv_cache_tokens,
         max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_running_requests=1,
+        max_running_requests=max_running_requests,
     )
 
 
 async def _answers_of(directory: Path, settings: EngineSettings, round_number: int) -> tuple[list[Answer], int]:
     """What one worker brings, and its resident memory afterwards."""
     try:
-        async with _loaded_worker(load_of(directory, settings), settings.load_timeout_s) as worker:
+        async with open_loaded_worker(load_of(directory, settings), settings.load_timeout_s) as worker:
             found = []
             for number in range(ANSWERS + 1):
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    found.append(await worker.ask(f"{round_number * (ANSWERS + 1) + number + 1}. {NOTES} {WISH}"))
+                    question = f"{round_number * (ANSWERS + 1) + number + 1}. {NOTES} {WISH}"
+                    found.append((await worker.ask([question], ANSWER_TOKENS))[0])
             return found[1:], resident_memory_bytes(worker.process.pid) or 0
     except (SpeedNotMeasured, ChannelError, OSError) as error:
         raise SpeedNotMeasured(f"the speed of {directory} can't be measured: {error}") from None
@@ -115,65 +102,3 @@ async def _answers_of(directory: Path, settings: EngineSettings, round_number: i
             f"the speed of {directory} can't be measured: it did not load or answer in time; "
             "try --no-speed, or on a machine that does nothing else"
         ) from None
-
-
-class _Worker:
-    """A worker that is ready, and answers one question after another."""
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self.process = process
-        self._reports = self._read()
-        self._asked = 0
-
-    async def ready(self) -> None:
-        async for report in self._reports:
-            if isinstance(report, Ready):
-                return
-
-    async def ask(self, question: str) -> Answer:
-        """Raises SpeedNotMeasured where the answer is refused or too short."""
-        self._asked += 1
-        sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
-        began = time.perf_counter()
-        self.process.send(Prepare(self._asked, [Message("user", question)]))
-        prompt_tokens, first, last, tokens = 0, 0.0, 0.0, 0
-        async for report in self._reports:
-            match report:
-                case Prepared(prompt_tokens=prompt_tokens):
-                    self.process.send(Start(self._asked, sampling))
-                case Rejected(message=message):
-                    raise SpeedNotMeasured(message)
-                case Step(deltas=deltas, finished=finished):
-                    count = sum(delta.tokens for delta in deltas)
-                    if count:
-                        last = time.perf_counter()
-                        first = first or last
-                        tokens += count
-                    if finished:
-                        break
-        if tokens < LEAST_TOKENS:
-            raise SpeedNotMeasured(f"an answer had {tokens} tokens, {LEAST_TOKENS} are needed")
-        return Answer((first - began) * 1000, (last - first) * 1000 / (tokens - 1), prompt_tokens)
-
-    async def _read(self) -> AsyncIterator[Report]:
-        """Raises SpeedNotMeasured at the worker's end."""
-        while reports := await self.process.receive():
-            for report in reports:
-                if isinstance(report, Fatal):
-                    raise SpeedNotMeasured(report.message)
-                yield report
-        raise SpeedNotMeasured("the worker ended")
-
-
-@asynccontextmanager
-async def _loaded_worker(load: Load, timeout_s: float) -> AsyncIterator[_Worker]:
-    """A worker that is gone at the end of the block, whatever ends it."""
-    process = await open_worker()
-    try:
-        process.send(load)
-        worker = _Worker(process)
-        async with asyncio.timeout(timeout_s):
-            await worker.ready()
-        yield worker
-    finally:
-        await process.end()

@@ -1,0 +1,1 @@
+"""Engine settings that suit this host: measured, kept with their evidence, used by `serve`."""
