@@ -24,7 +24,9 @@ def tune(
         str, typer.Option(help="interactive (first token, one stream) or throughput (many streams).")
     ] = "interactive",
     model: Annotated[str | None, typer.Option(help="Tune for this installed model (models.preferred).")] = None,
-    seconds: Annotated[float, typer.Option(min=10, max=3600, help="About how long it may take.")] = 120.0,
+    seconds: Annotated[
+        float, typer.Option(min=5, max=3600, help="How long values are tried; a comparison follows.")
+    ] = 90.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

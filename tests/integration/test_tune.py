@@ -48,7 +48,7 @@ async def test_a_worker_is_measured_and_ended(profile: str) -> None:
 
 
 def test_the_command_writes_a_choice_with_its_evidence(state: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, "tune", "--profile", "throughput", "--seconds", "10", "--json", engine__threads="1")
+    done = run(tmp_path, "tune", "--profile", "throughput", "--seconds", "5", "--json", engine__threads="1")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     (written,) = read_tuning(state / "tuning.json", print)

@@ -83,7 +83,7 @@ class Search:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`seconds`: in which it is to be over; the search ends early enough for the comparison after it."""
+        """`seconds`: after which nothing more is tried; the comparison, 2 * ROUNDS workers, comes on top of that."""
         self._profile = profile
         self._default = default
         self._dimensions = dimensions
@@ -154,10 +154,10 @@ class Search:
         )
 
     def _time_for_more(self) -> bool:
-        """Whether one more worker and the comparison would be over in time, were all as slow as the slowest."""
+        """Whether one more worker would be over in time, were it as slow as the slowest."""
         passed_s = self._clock() - self._began
         each_s = max(self._took_s[1:] or self._took_s)  # the first reads the model from the disk
-        return passed_s + each_s * (1 + 2 * ROUNDS) <= self._seconds
+        return passed_s + each_s <= self._seconds
 
     async def _try(self, changed: Mapping[str, Value], label: str) -> float | None:
         """Its cost; None where such a worker does not load or answer."""
