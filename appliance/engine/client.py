@@ -8,19 +8,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineListener, EngineState, limits_of
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.lookup_mode import LookupMode
-from appliance.engine.recycling import Handover, Recycler, ReplaceReason
-from appliance.engine.trial import Trial
+from appliance.engine.recycling import Recycler
+from appliance.engine.replacing import Handover, Prove, Replacer, ReplaceReason, drafting_as
 from appliance.engine.watched import FailureKind, WatchedWorker
-from appliance.errors import ConfigError, ReplaceError, StartError
+from appliance.errors import ConfigError, StartError
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
@@ -33,7 +31,6 @@ CRASHES_MAX = 2  # of one model before it was ever ready: then another is tried,
 
 CheckModel = Callable[[], object]
 FallBack = Callable[[str], Load | None]
-Prove = Callable[[Trial], Awaitable[None]]
 
 
 class EngineClient:
@@ -48,7 +45,7 @@ class EngineClient:
         """Called whenever a worker takes over, with what it has loaded, before the listener hears of it."""
         self._settings = settings
         self._metrics = metrics
-        self._handover = handover or Handover()
+        self.replacer = Replacer(self, handover or Handover())
         self._listener: EngineListener
         self._check_model: CheckModel
         self._fall_back: FallBack
@@ -56,14 +53,15 @@ class EngineClient:
         self._stopping = asyncio.Event()
         self.serving: WatchedWorker | None = None
         """The worker that takes requests; one that it took over from may still finish some."""
-        self._starting: WatchedWorker | None = None  # takes over when it is ready
+        self.starting: WatchedWorker | None = None
+        """The one that takes over when it is ready, or has passed its trial."""
         self._workers: dict[WatchedWorker, asyncio.Task[None]] = {}  # all that may still have a process
         self._ended: asyncio.Queue[WatchedWorker | None] = asyncio.Queue()  # each once; None: stop
-        self._replacing = asyncio.Lock()
         self._backoff = Backoff(settings)
         self._pause_s = 0.0
         self._next_start_at: float | None = None
-        self._ever_ready = False
+        self.ever_ready = False
+        """Whether any worker has ever been ready."""
         self.canary: tuple[float, float] | None = None
         """When the last canary was answered, on the monotonic clock, and seconds that it took; None before."""
         self.losses = 0
@@ -93,7 +91,7 @@ class EngineClient:
     @property
     def worker_pid(self) -> int | None:
         """Process id of the worker that serves, else of the one that starts; None where there is none."""
-        worker = self.serving or self._starting
+        worker = self.serving or self.starting
         return None if worker is None else worker.pid
 
     @property
@@ -134,7 +132,7 @@ class EngineClient:
         `run`.
         """
         self._listener, self._check_model, self._fall_back = listener, check_model, fall_back
-        self._launch(self.load)
+        self.launch(self.load)
         recycling = asyncio.create_task(self.recycler.run(check_model))
         try:
             while (worker := await self._ended.get()) is not None:
@@ -150,32 +148,21 @@ class EngineClient:
             await asyncio.gather(*self._workers.values())
             self._state = "stopped"
 
-    def _launch(self, load: Load, *, on_trial: bool = False) -> WatchedWorker:
-        """Start a worker that takes over when it is ready, or has passed its trial."""
-        worker = self._starting = WatchedWorker(load, self._settings, self, on_trial=on_trial)
-        self._workers[worker] = life = asyncio.create_task(worker.run())
-        life.add_done_callback(lambda _: self._ended.put_nowait(worker))
-        return worker
-
-    def _manned(self) -> bool:
-        """Whether a worker serves, or one that starts will."""
-        return self.serving is not None or self._starting is not None
-
     async def _replace_lost(self, worker: WatchedWorker) -> None:
         """Start another where none is there to take over. Raises what `run` raises."""
         self.losses += 1
         self.last_loss = worker.reason
         self.why_away = None if self.serving else worker.reason
-        if self._manned():
+        if self.manned():
             log.error("engine worker lost, another serves", extra=fields(reason=worker.reason))
             return
         self._tell_pause(worker.reason)
-        if not self._ever_ready:
+        if not self.ever_ready:
             await self._count_crash(worker.reason)
-        self._state = "restarting" if self._ever_ready else "loading"
+        self._state = "restarting" if self.ever_ready else "loading"
         await self._pause()
-        if not self._manned() and not self._stopping.is_set():
-            self._launch(self.load)
+        if not self.manned() and not self._stopping.is_set():
+            self.launch(self.load)
 
     async def _count_crash(self, reason: str) -> None:
         """Load another model where this one crashes. Raises StartError where there is none, after some attempts."""
@@ -184,7 +171,7 @@ class EngineClient:
         if self._crashes >= min(CRASHES_MAX, attempts):
             other = await asyncio.to_thread(self._fall_back, reason)
             if other is not None:
-                self.load, self._crashes = self._drafting_as_now(other), 0
+                self.load, self._crashes = drafting_as(self.load, other), 0
             elif self._crashes >= attempts:
                 raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
 
@@ -212,11 +199,7 @@ class EngineClient:
             other = await asyncio.to_thread(self._fall_back, str(error))
             if other is None:
                 raise
-            self.load = self._drafting_as_now(other)
-
-    def _drafting_as_now(self, load: Load) -> Load:
-        """Of another model: drafts are taken up and given up by what they gain here, and it finds that as it is."""
-        return msgspec.structs.replace(load, prompt_lookup=self.load.prompt_lookup)
+            self.load = drafting_as(self.load, other)
 
     def stop(self) -> None:
         """Have `run` end the worker and return."""
@@ -228,135 +211,77 @@ class EngineClient:
         for worker in self._workers:
             worker.kill()
 
-    # ---- replacement of a worker that is well ------------------------------------------------------------
+    # ---- replacement of a worker that is well (Crew) -----------------------------------------------------
 
     async def replace(self, load: Load, reason: ReplaceReason, prove: Prove | None = None) -> None:
-        """Have a fresh worker with `load` take over from the one that serves; no request fails of it.
+        """See Replacer."""
+        await self.replacer.replace(load, reason, prove)
 
-        Where memory allows, it gets ready beside the old one, which then finishes what it runs and ends. Else the old
-        one is ended in a moment without requests. What waits is prepared again. `prove` tries the fresh one before it
-        takes over, and raises where it is not to. Raises ReplaceError, and what `prove` raises; the old one then goes
-        on serving, or, where it had to end first or was lost, one like it is started.
-        """
-        async with self._replacing:
-            old = await self._settled() if reason == "model" else self.serving
-            if old is None and (reason != "model" or not self._ever_ready):
-                raise ReplaceError("the engine is not ready")
-            if reason != "model" and load.directory != self.load.directory:
-                raise ReplaceError("another model has taken over meanwhile")
-            if reason == "model":
-                load = self._drafting_as_now(load)
-            for retired in [worker for worker in self._workers if worker is not old]:
-                await retired.ended.wait()  # at most its requests' deadlines
-            beside = old is None or await asyncio.to_thread(self._handover.room_beside, load)
-            if not beside and reason == "drafts":
-                raise ReplaceError("there is no memory for a second worker, and a faster one is not worth a pause")
-            if old is not None and not beside:
-                await self._make_way(old, idle_wait_s=0 if reason == "model" else self._handover.idle_wait_s)
-            lost = beside and (self.serving is not old or (old is None and self._starting is not None))
-            if self._stopping.is_set() or lost:
-                raise ReplaceError("the engine was lost or stopped meanwhile")
-            fresh = self._launch(load, on_trial=prove is not None)
-            await fresh.settled.wait()
-            if fresh.ready is None:
-                raise ReplaceError(f"the new worker did not get ready: {fresh.reason}")
-            if prove is not None:
-                await self._try(fresh, fresh.ready, prove)
-            self.load = load
-            self.recycles += 1
-            self._metrics.engine_recycled(reason)
-            pid = None if old is None else old.pid
-            log.info("engine worker recycled", extra=fields(recycle=reason, old=pid, pid=fresh.pid, beside=beside))
+    @property
+    def stopping(self) -> bool:
+        """See Crew."""
+        return self._stopping.is_set()
 
-    async def _settled(self) -> WatchedWorker | None:
-        """The worker that serves, once one that starts is ready or lost."""
-        if self.serving is None and self._starting is not None:
-            await self._starting.settled.wait()
-        return self.serving
+    def workers(self) -> Sequence[WatchedWorker]:
+        """See Crew."""
+        return list(self._workers)
 
-    async def _try(self, fresh: WatchedWorker, ready: Ready, prove: Prove) -> None:
-        """Have it take over once it is proved; else end it. Raises ReplaceError, and what `prove` raises."""
-        try:
-            await prove(Trial(fresh))
-            if fresh.failure is not None or self._stopping.is_set():
-                reason = "the engine is stopped" if fresh.failure is None else fresh.why or fresh.reason or "it ended"
-                raise ReplaceError(f"the new worker was lost: {reason}")
-        except BaseException:
-            if self._starting is fresh:
-                self._starting = None
-            if fresh.failure is None:  # else its end is seen to as that of any worker that is lost
-                fresh.stop()
-                await fresh.ended.wait()
-                if not self._manned() and not self._stopping.is_set():
-                    self._launch(self.load)
-            raise
-        fresh.on_trial = False
-        self._take_over(fresh, ready)
+    def launch(self, load: Load, *, on_trial: bool = False) -> WatchedWorker:
+        """See Crew."""
+        worker = self.starting = WatchedWorker(load, self._settings, self, on_trial=on_trial)
+        self._workers[worker] = life = asyncio.create_task(worker.run())
+        life.add_done_callback(lambda _: self._ended.put_nowait(worker))
+        return worker
 
-    async def _make_way(self, old: WatchedWorker, idle_wait_s: float) -> None:
-        """End the worker that serves in a moment without requests. Raises ReplaceError where none comes."""
-        try:
-            async with asyncio.timeout(idle_wait_s):
-                await old.idle()
-        except TimeoutError:
-            await self._hold_starts(old)
-        if self.serving is not old:
-            raise ReplaceError("the engine was lost meanwhile")
-        self.serving = None
-        self._go_away()
-        old.stop()
-        await old.ended.wait()
+    def manned(self) -> bool:
+        """See Crew."""
+        return self.serving is not None or self.starting is not None
 
-    def _go_away(self) -> None:
+    def hold_starts(self) -> None:
+        """See Crew."""
         self._state = "restarting"
         self.why_away = "a new worker is to take over, and memory allows one at a time"
         self._listener.engine_away()
 
-    async def _hold_starts(self, old: WatchedWorker) -> None:
-        """Start nothing until all that runs has ended. Raises ReplaceError, and goes on, where that takes too long."""
-        log.info("engine holds starts back", extra=fields(at_most_s=self._handover.hold_s))
-        old.forget_waiting()
-        self._go_away()
-        try:
-            async with asyncio.timeout(self._handover.hold_s):
-                await old.idle()
-        except TimeoutError:
-            if self.serving is old and old.ready is not None:
-                self._take_requests(old.ready)
-            hold_s = self._handover.hold_s
-            raise ReplaceError(f"what runs did not end in the {hold_s:g} s that starts were held back") from None
+    def take_requests(self, ready: Ready) -> None:
+        """See Crew."""
+        self._state = "ready"
+        self.why_away = None
+        self._listener.engine_ready(limits_of(ready))
 
-    # ---- from the workers (WorkerOwner) -----------------------------------------------------------------
-
-    def worker_loading(self, worker: WatchedWorker, stage: str) -> None:
-        """See WorkerOwner."""
-        log.info("engine %s", stage, extra=fields(pid=worker.pid))
-        if not self._ever_ready:
-            self._state = "warming" if stage == "warming" else "loading"
-
-    def worker_ready(self, worker: WatchedWorker, ready: Ready) -> None:
-        """It takes requests from now on, unless it is to be tried first."""
-        if not worker.on_trial:
-            self._take_over(worker, ready)
-
-    def _take_over(self, worker: WatchedWorker, ready: Ready) -> None:
-        old, self.serving, self._starting = self.serving, worker, None
+    def take_over(self, worker: WatchedWorker, ready: Ready) -> None:
+        """See Crew."""
+        old, self.serving, self.starting = self.serving, worker, None
         if old is not None:
             old.retire()
             self._metrics.engine_away()
-        self._ever_ready = True
+        self.ever_ready = True
         self._metrics.engine_ready(ready.load_s + ready.warm_up_s, ready.rss_bytes)
         log.info(
             "engine ready",
             extra=fields(pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)),
         )
         self.on_serving(worker.load)
-        self._take_requests(ready)
+        self.take_requests(ready)
 
-    def _take_requests(self, ready: Ready) -> None:
-        self._state = "ready"
-        self.why_away = None
-        self._listener.engine_ready(limits_of(ready))
+    def replaced(self, load: Load, reason: ReplaceReason) -> None:
+        """See Crew."""
+        self.load = load
+        self.recycles += 1
+        self._metrics.engine_recycled(reason)
+
+    # ---- from the workers (WorkerOwner) -----------------------------------------------------------------
+
+    def worker_loading(self, worker: WatchedWorker, stage: str) -> None:
+        """See WorkerOwner."""
+        log.info("engine %s", stage, extra=fields(pid=worker.pid))
+        if not self.ever_ready:
+            self._state = "warming" if stage == "warming" else "loading"
+
+    def worker_ready(self, worker: WatchedWorker, ready: Ready) -> None:
+        """It takes requests from now on, unless it is to be tried first."""
+        if not worker.on_trial:
+            self.take_over(worker, ready)
 
     def worker_reported(self, worker: WatchedWorker, report: Step | Prepared | Rejected) -> None:
         """Pass it on."""
@@ -381,11 +306,11 @@ class EngineClient:
         """What it held is lost, and told at once."""
         self._metrics.engine_lost(kind)
         retry_after_s = 1.0  # for what an old worker held, while its successor serves
-        if worker is self.serving or (worker is self._starting and self.serving is None):
+        if worker is self.serving or (worker is self.starting and self.serving is None):
             self._pause_s = self._backoff.lost(worker.ready_for_s)
             retry_after_s = math.ceil(self._pause_s + TYPICAL_START_S)
-        if worker is self._starting:
-            self._starting = None
+        if worker is self.starting:
+            self.starting = None
         if worker is self.serving:
             self.serving = None
             self._state = "stalled" if kind == "stalled" else "restarting"

@@ -4,15 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from appliance.config import EngineSettings
 from appliance.engine.ipc import Load
 from appliance.engine.lookup_mode import LookupMode
-from appliance.engine.memory import room_beside
+from appliance.engine.replacing import ReplaceReason
 from appliance.engine.watched import WatchedWorker
 from appliance.errors import ApplianceError
 from appliance.observability.logs import fields
@@ -21,19 +20,6 @@ from appliance.types import EngineStats
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-
-ReplaceReason = Literal["age", "memory", "drafts", "model"]
-
-
-class Handover(Struct, frozen=True, kw_only=True):
-    """How a worker makes way for another."""
-
-    room_beside: Callable[[Load], bool] = room_beside
-    """Whether both fit what memory there is now; called on a thread."""
-    idle_wait_s: float = 300.0
-    """Where they don't: seconds to wait for a moment without requests, until starts are held back."""
-    hold_s: float = 30.0
-    """Seconds that starts are held back at most: a quarter of the deadline that a request has by default."""
 
 
 class Replaceable(Protocol):

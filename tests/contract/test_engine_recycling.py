@@ -11,7 +11,7 @@ import pytest
 
 from appliance.engine.fake import expected_answer
 from appliance.engine.ipc import Load
-from appliance.engine.recycling import Handover
+from appliance.engine.replacing import Handover
 from appliance.errors import EngineRestarted, ReplaceError
 from tests.contract.conftest import FAKE
 from tests.support.daemon import until

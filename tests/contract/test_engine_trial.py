@@ -12,7 +12,7 @@ import pytest
 
 from appliance.engine.fake import expected_answer
 from appliance.engine.ipc import Load
-from appliance.engine.recycling import Handover
+from appliance.engine.replacing import Handover
 from appliance.engine.trial import Trial, TrialAnswer
 from appliance.engine.watched import WatchedWorker
 from appliance.errors import ReplaceError, StartError
@@ -121,7 +121,7 @@ async def test_a_load_that_crashes_or_takes_too_long_leaves_the_old_one_serving(
 @HANDOVERS
 async def test_a_worker_that_dies_in_its_trial_leaves_the_old_load_serving(handover: Handover) -> None:
     async def die(trial: Trial) -> None:
-        starting = served.engine._starting
+        starting = served.engine.starting
         assert starting is not None
         os.kill(starting.pid or 0, signal.SIGKILL)
         await trial.ask("hello", 4, 30)

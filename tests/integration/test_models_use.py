@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from appliance.engine.recycling import Handover
+from appliance.engine.replacing import Handover
 from appliance.engine.trial import Trial, TrialAnswer
 from appliance.errors import ConfigError
 from appliance.models.choosing import Choice
@@ -120,7 +120,7 @@ async def test_answers_under_way_are_finished_by_the_old_model_and_those_that_wa
 async def test_where_memory_has_room_for_one_the_change_is_made_all_the_same(store: Store) -> None:
     install_fake(store, "new")
     async with serving(store) as appliance, appliance.connect() as peer:
-        appliance.daemon.engine._handover = BETWEEN
+        appliance.daemon.engine.replacer.handover = BETWEEN
         seen = Ends(peer)
         await peer.chat("runs", STORY, params={"max_tokens": 50})
         await until(lambda: appliance.daemon.dispatcher.running == 1)
@@ -146,7 +146,7 @@ async def test_a_model_that_fails_changes_nothing_and_the_reason_is_told(
     bad = install_fake(store, "bad", weights)
     async with serving(store, engine={"load_timeout_s": 2.0}) as appliance:
         if between:
-            appliance.daemon.engine._handover = BETWEEN
+            appliance.daemon.engine.replacer.handover = BETWEEN
         with pytest.raises(NotSwitched) as caught:
             await use(appliance, "bad")
         assert words in str(caught.value)
@@ -283,7 +283,7 @@ async def test_a_model_that_is_removed_meanwhile_does_not_take_over(store: Store
     async with serving(store) as appliance:
         using = asyncio.create_task(use(appliance, "new"))
         await until(lambda: switching(appliance).stage == "loading")
-        await until(lambda: appliance.daemon.engine._starting is not None)
+        await until(lambda: appliance.daemon.engine.starting is not None)
         new.directory.rename(store.directory / ".staging-gone")
         with pytest.raises(ModelError, match=r"was removed|no sense"):
             await using
@@ -328,7 +328,7 @@ async def test_a_worker_that_is_lost_once_the_slots_have_changed_has_them_change
 
         async def ask_then_die(trial: Trial, prompt: str) -> TrialAnswer:
             answer: TrialAnswer = await at(10.0)(trial, prompt)
-            starting = daemon.engine._starting
+            starting = daemon.engine.starting
             assert starting is not None
             starting.kill()
             await starting.ended.wait()

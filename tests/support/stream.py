@@ -9,7 +9,7 @@ from appliance.config import DispatchSettings, EngineSettings
 from appliance.dispatch import Capacity, Dispatcher, Ticket
 from appliance.engine.client import EngineClient, FallBack
 from appliance.engine.ipc import Load
-from appliance.engine.recycling import Handover
+from appliance.engine.replacing import Handover
 from appliance.errors import RequestError
 from appliance.observability.metrics import Metrics
 from appliance.types import ChatRequest, FinishReason, Message, Timings, Usage

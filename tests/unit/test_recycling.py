@@ -10,7 +10,8 @@ from appliance.config import EngineSettings
 from appliance.engine import recycling
 from appliance.engine.ipc import Load
 from appliance.engine.lookup_mode import LookupMode
-from appliance.engine.recycling import Recycler, ReplaceReason
+from appliance.engine.recycling import Recycler
+from appliance.engine.replacing import ReplaceReason
 from appliance.engine.watched import WatchedWorker
 from appliance.types import EngineStats
 from tests.contract.conftest import FAKE
