@@ -15,7 +15,7 @@ from appliance.models.matrices import LM_HEAD, layer_count, short_name, wants_tw
 from appliance.models.nncf_choices import recipe_in_force, sliced_estimation
 from appliance.models.nncf_progress import Tell, progress_told
 from appliance.models.recipes import INT8, Calibration, Recipe
-from appliance.models.texts import Text, read_texts, spread
+from appliance.models.texts import Sample, read_shipped, spread
 
 DEFAULT_LORA_RANK = 8
 
@@ -131,11 +131,11 @@ def calibration_ids(directory: Path, wanted: Calibration) -> list[list[int]]:
     encode, _ = open_tokenizer(directory)
     render = open_renderer(directory)
 
-    def ids_of(text: Text) -> list[int]:
-        plain = render(text.messages, False) if text.messages else text.text
+    def ids_of(sample: Sample) -> list[int]:
+        plain = render(sample.messages, False) if sample.messages else sample.text
         return encode(plain)[: wanted.tokens]
 
-    return [ids_of(text) for text in spread(read_texts("calibration"), wanted.samples)]
+    return [ids_of(sample) for sample in spread(read_shipped("calibration"), wanted.samples)]
 
 
 def inputs_of(model: ov.Model, ids: list[int]) -> Inputs:

@@ -1,46 +1,86 @@
-"""Text that comes with the appliance: what recipes are calibrated with, and what is held out. Knows no tokenizer."""
+"""Text that models read: what recipes are calibrated with, and what is held out for measuring. Knows no tokenizer.
+
+One JSON object a line: {"kind": "chat", "language": "en", "messages": [{"role": "user", "content": "…"}, …]}
+or {"kind": "code", "language": "python", "text": "…"}.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from appliance.errors import ConfigError
 from appliance.models.shipped import shipped_models
-from appliance.types import Message
+from appliance.types import ROLES, Message
 
 TEXT_NAME = "text"
+MOST_BYTES = 16 << 20
+MOST_SAMPLES = 10_000
+
+Word = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}\Z")]
 
 
-class Text(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One text, or one conversation."""
+class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One text, or one conversation; exactly one of the two."""
 
-    kind: str
-    """chat, prose, code, json, table, maths or instruction."""
-    language: str
+    kind: Word
+    """Such as chat, prose, code, json, table, maths or instruction."""
+    language: Word
     """A code such as zh, or a programming language."""
     text: str = ""
     messages: tuple[Message, ...] = ()
 
 
-def read_texts(name: Literal["calibration", "held-out"]) -> tuple[Text, ...]:
-    """All of one file. Raises ConfigError where an installation is damaged, naming the file and the line."""
+def read_shipped(name: Literal["calibration", "held-out"]) -> list[Sample]:
+    """All of one file that comes with the appliance. Raises ConfigError where an installation is damaged."""
     file = shipped_models() / TEXT_NAME / f"{name}.jsonl"
-    texts = []
     try:
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            try:
-                texts.append(msgspec.json.decode(line, type=Text))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{file}, line {number}: {error}; install the appliance again") from None
+        return read_samples(file.read_bytes(), str(file))
     except OSError as error:
         raise ConfigError(f"{file} can't be read: {error.strerror}; install the appliance again") from None
-    return tuple(texts)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; install the appliance again") from None
 
 
-def spread(texts: Sequence[Text], count: int) -> list[Text]:
-    """`count` of the texts, at even distances and so of all kinds, by which the file is ordered; at most all."""
-    if count >= len(texts):
-        return list(texts)
-    return [texts[number * len(texts) // count] for number in range(count)]
+def read_samples(content: bytes, name: str) -> list[Sample]:
+    """The samples in `content`, which people know as `name`; empty lines are skipped.
+
+    Raises ConfigError, naming the file, the line and what is wrong with it.
+    """
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{name} has {len(content):,} bytes, at most {MOST_BYTES:,} are read; give less text")
+    samples = [
+        _sample(line, f"{name}, line {number}")
+        for number, line in enumerate(content.split(b"\n"), start=1)
+        if line.strip()
+    ]
+    if not 0 < len(samples) <= MOST_SAMPLES:
+        raise ConfigError(
+            f"{name} has {len(samples):,} samples, expected 1 to {MOST_SAMPLES:,}, one JSON object a line"
+        )
+    return samples
+
+
+def _sample(line: bytes, where: str) -> Sample:
+    try:
+        sample = msgspec.json.decode(line, type=Sample)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if bool(sample.text.strip()) == bool(sample.messages):
+        raise ConfigError(f"{where}: give either text or messages")
+    unknown = {message.role for message in sample.messages} - ROLES
+    if unknown:
+        raise ConfigError(f"{where}: role {min(unknown)!r} is none of {', '.join(sorted(ROLES))}")
+    if sample.messages and not any(message.role == "assistant" for message in sample.messages):
+        raise ConfigError(
+            f"{where}: a conversation needs an answer, a message of role assistant: that is what is measured"
+        )
+    return sample
+
+
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` of the samples, at even distances and so of all kinds, by which the file is ordered; at most all."""
+    if count >= len(samples):
+        return list(samples)
+    return [samples[number * len(samples) // count] for number in range(count)]

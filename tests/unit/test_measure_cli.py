@@ -13,9 +13,9 @@ from appliance.models.errors import NotInstalled
 from appliance.models.measuring import measure as measuring
 from appliance.models.measuring.artefacts import IR_FILES, Artefact
 from appliance.models.measuring.measure import NotMeasured, Plan, measure
-from appliance.models.measuring.text import read_samples
 from appliance.models.progress import Lines
 from appliance.models.store import Store
+from appliance.models.texts import read_samples
 
 runner = CliRunner()
 HELD_OUT = Path(__file__).parents[1] / "support" / "held_out.jsonl"

@@ -9,15 +9,15 @@ import pytest
 from appliance.errors import ConfigError
 from appliance.models.measuring import tokens
 from appliance.models.measuring.child import parts_of
-from appliance.models.measuring.text import Sample, held_out_file, read_samples
 from appliance.models.measuring.tokens import pieces_of, tokens_of
+from appliance.models.texts import Sample, read_samples, read_shipped
 from appliance.types import Message
 
 HELD_OUT = Path(__file__).parents[1] / "support" / "held_out.jsonl"
 CHAT = Sample(
     kind="chat",
     language="en",
-    messages=[Message("user", "a"), Message("assistant", "bc"), Message("user", "d"), Message("assistant", "e")],
+    messages=(Message("user", "a"), Message("assistant", "bc"), Message("user", "d"), Message("assistant", "e")),
 )
 
 
@@ -122,6 +122,6 @@ def test_samples_are_parted_by_language_and_by_kind() -> None:
 
 
 def test_the_text_that_ships_can_be_measured() -> None:
-    samples = read_samples(held_out_file().read_bytes(), "held-out.jsonl")
+    samples = read_shipped("held-out")
     assert len(samples) >= 100
     assert {sample.language for sample in samples} == {"zh", "en", "code", "json"}

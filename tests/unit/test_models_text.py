@@ -4,12 +4,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from appliance.errors import ConfigError
+from appliance.models import texts
 from appliance.models.shipped import shipped_models
-from appliance.models.texts import Text, read_texts, spread
+from appliance.models.texts import Sample, read_shipped, spread
 
 WORDS = 8
 HAN = 20
@@ -20,7 +23,7 @@ Name = Literal["calibration", "held-out"]
 SETS: tuple[Name, ...] = ("calibration", "held-out")
 
 
-def content(text: Text) -> str:
+def content(text: Sample) -> str:
     return text.text or "\n".join(message.content for message in text.messages)
 
 
@@ -42,12 +45,12 @@ def test_each_line_is_one_json_object_in_utf_8(name: Name) -> None:
     assert "\ufffd" not in raw.decode()
     for line in lines:
         assert isinstance(json.loads(line), dict)
-    assert len(read_texts(name)) == len(lines)
+    assert len(read_shipped(name)) == len(lines)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_sample_is_a_text_or_a_conversation_in_turns(name: Name) -> None:
-    for text in read_texts(name):
+    for text in read_shipped(name):
         assert bool(text.text) != bool(text.messages)
         roles = [message.role for message in text.messages]
         if roles:
@@ -58,7 +61,7 @@ def test_a_sample_is_a_text_or_a_conversation_in_turns(name: Name) -> None:
 
 
 def test_the_calibration_text_has_all_kinds_and_languages() -> None:
-    texts = read_texts("calibration")
+    texts = read_shipped("calibration")
     assert len(texts) >= 280
     kinds = Counter(text.kind for text in texts)
     assert kinds.keys() == {"chat", "code", "json", "table", "maths", "prose", "instruction"}
@@ -74,7 +77,7 @@ def test_the_calibration_text_has_all_kinds_and_languages() -> None:
 
 
 def test_the_held_out_text_has_thirty_of_each_language() -> None:
-    texts = read_texts("held-out")
+    texts = read_shipped("held-out")
     assert Counter(text.language for text in texts) == {"zh": 30, "en": 30, "code": 30, "json": 30}
     assert {text.kind for text in texts} == {"chat", "prose", "code", "json"}
 
@@ -89,17 +92,33 @@ def test_no_two_samples_share_a_run_of_words() -> None:
 
 
 def _all_runs() -> Iterator[tuple[str, set[str]]]:
-    for number, text in enumerate(read_texts("calibration"), 1):
+    for number, text in enumerate(read_shipped("calibration"), 1):
         yield f"calibration, line {number}", runs(content(text))
-    for number, text in enumerate(read_texts("held-out"), 1):
+    for number, text in enumerate(read_shipped("held-out"), 1):
         yield f"held-out, line {number}", runs(content(text))
 
 
 def test_some_of_the_text_are_of_all_kinds() -> None:
-    texts = read_texts("calibration")
+    texts = read_shipped("calibration")
     some = spread(texts, 64)
     assert len(some) == 64
     assert len(set(some)) == 64
     assert {text.kind for text in some} == {text.kind for text in texts}
     assert {"zh", "en"} < {text.language for text in some}
-    assert spread(texts, 10_000) == list(texts)
+    assert spread(texts, 10_000) == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "can't be read: No such file"), (b'{"kind": "chat"}\n', "line 1: "), (b"", "0 samples")],
+)
+def test_a_damaged_installation_is_told_with_its_file(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "shipped_models", lambda: tmp_path)
+    file = tmp_path / "text" / "calibration.jsonl"
+    file.parent.mkdir()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{file}.*{said}.*; install the appliance again$"):
+        read_shipped("calibration")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from appliance.models.measuring.artefacts import Artefact
-    from appliance.models.measuring.text import Sample
     from appliance.models.store import Store
+    from appliance.models.texts import Sample
 
 NO_REFERENCE = (
     "measure needs something to compare with: --reference FILE.gguf, or a directory with an IR, of the same weights in "
@@ -89,15 +89,14 @@ def _found(named: "Sequence[str]", store: "Store") -> "list[Artefact]":
 
 def _samples(file: Path | None) -> "tuple[list[Sample], str]":
     """The held-out text, and what people call it. Raises ConfigError."""
-    from appliance.models.measuring.text import held_out_file, read_samples
+    from appliance.models.texts import read_samples, read_shipped
 
-    source = held_out_file() if file is None else file
-    name = source.name
+    if file is None:
+        return read_shipped("held-out"), "held-out.jsonl"
     try:
-        return read_samples(source.read_bytes(), name if file is None else str(file)), name
+        return read_samples(file.read_bytes(), str(file)), file.name
     except OSError as error:
-        remedy = "install the appliance again, or give --text FILE" if file is None else "name a file of samples"
-        raise ConfigError(f"the held-out text {source} can't be read: {error.strerror}; {remedy}") from None
+        raise ConfigError(f"the held-out text {file} can't be read: {error.strerror}; name a file of samples") from None
 
 
 def _require_gguf() -> None:

@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from appliance.engine.errand import limit, run_errand
 from appliance.models.measuring.figures import Part, Quality
-from appliance.models.measuring.text import Sample, read_samples
 from appliance.models.measuring.tokens import Tokens, tokens_of
+from appliance.models.texts import Sample, read_samples
 
 
 class Model(Struct, frozen=True):

@@ -25,9 +25,9 @@ from appliance.models.measuring.child import Found, Model, Order, Report
 from appliance.models.measuring.figures import Measured, Measurement, ReferenceRecord, Speed, TextRecord
 from appliance.models.measuring.room import BASE_BYTES, groups_of, memory_bytes
 from appliance.models.measuring.speed import ANSWER_TOKENS, ANSWERS, ROUNDS, measure_speed
-from appliance.models.measuring.text import Sample
 from appliance.models.measuring.tokens import MOST_TOKENS
 from appliance.models.progress import Progress
+from appliance.models.texts import Sample
 from appliance.observability.memory import available_memory_bytes
 
 CHILD = ("-m", "appliance.models.measuring.child")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from appliance.models.measuring.text import Sample
+from appliance.models.texts import Sample
 from appliance.types import Message
 
 MOST_TOKENS = 2048  # of a sample; the rest of a longer one is left out
