@@ -7,9 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from appliance.models.manifest import MODEL_FILES
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 TASK = "text-generation-with-past"
-KEPT = tuple(f"openvino_{part}.{end}" for part in ("model", "tokenizer", "detokenizer") for end in ("xml", "bin"))
 
 
 def export(checkpoint: Path, directory: Path) -> None:
@@ -35,9 +36,9 @@ def export(checkpoint: Path, directory: Path) -> None:
         cache_dir=str(work),
         model_loading_kwargs={"use_safetensors": True},
     )
-    missing = [name for name in KEPT if not (work / name).is_file()]
+    missing = [name for name in MODEL_FILES if not (work / name).is_file()]
     if missing:
         raise RuntimeError(f"optimum-intel made no {missing[0]}")
-    for name in KEPT:
+    for name in MODEL_FILES:
         (work / name).rename(directory / name)
     shutil.rmtree(work)

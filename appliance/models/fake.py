@@ -4,7 +4,7 @@ from pathlib import Path
 
 from appliance.models.catalog import Catalog, CatalogModel, Source, WheelSource
 from appliance.models.importers import Built, Converted
-from appliance.models.manifest import FileRecord
+from appliance.models.manifest import MODEL_FILES, FileRecord
 from appliance.models.progress import Progress, Silent
 from appliance.models.pull import Puller
 from appliance.models.store import Installed, Store
@@ -31,9 +31,9 @@ def fake_model(model_id: str = FAKE_ID, source: Source | None = None) -> Catalog
 def convert_fake(gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
     """A Converter: `gguf` itself is the weights."""
     progress.stage(f"{model.id}: converting")
-    (directory / "openvino_model.xml").write_text("<net/>", "utf-8")
+    for name in MODEL_FILES:
+        (directory / name).write_bytes(b"<net/>" if name.endswith(".xml") else b"numbers")
     (directory / "openvino_model.bin").write_bytes(gguf.read_bytes())
-    (directory / "openvino_tokenizer.xml").write_text("<net/>", "utf-8")
     return Converted(eos_token_ids=(2,), weights="INT4 asymmetric group 32 (1 M weights)")
 
 

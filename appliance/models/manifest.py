@@ -15,6 +15,10 @@ from appliance.types import GenerationDefaults
 MANIFEST_NAME = "manifest.json"
 BUNDLE_INDEX_NAME = "bundle.json"  # beside it, where the model came in a bundle
 MANIFEST_FORMAT = 1
+MODEL_FILES = tuple(
+    f"openvino_{part}.{end}" for part in ("model", "tokenizer", "detokenizer") for end in ("xml", "bin")
+)
+"""What every model has. The chat template is in the tokenizer, and the generation defaults are in the manifest."""
 DIGEST_NAME_LENGTH = 16  # hex digits of a digest that name a model's directory
 
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]

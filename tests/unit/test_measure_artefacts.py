@@ -9,8 +9,8 @@ from appliance.errors import ConfigError
 from appliance.models.errors import ModelDamaged, NotInstalled
 from appliance.models.fake import install_fake
 from appliance.models.gguf.header import read_header
+from appliance.models.manifest import MODEL_FILES
 from appliance.models.measuring.artefacts import (
-    IR_FILES,
     Artefact,
     Weights,
     find_artefact,
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 def ir(tmp_path: Path) -> Path:
     directory = tmp_path / "ir"
     directory.mkdir()
-    for name in IR_FILES:
+    for name in MODEL_FILES:
         (directory / name).write_text("<net/>", "utf-8")
     return directory
 

@@ -10,8 +10,9 @@ from appliance.cli.models import app as models_app
 from appliance.config import EngineSettings
 from appliance.errors import ConfigError
 from appliance.models.errors import NotInstalled
+from appliance.models.manifest import MODEL_FILES
 from appliance.models.measuring import measure as measuring
-from appliance.models.measuring.artefacts import IR_FILES, Artefact
+from appliance.models.measuring.artefacts import Artefact
 from appliance.models.measuring.measure import NotMeasured, Plan, measure
 from appliance.models.progress import Lines
 from appliance.models.store import Store
@@ -41,7 +42,7 @@ def irs(tmp_path: Path) -> list[Path]:
     directories = [tmp_path / name for name in ("f16", "a", "b")]
     for directory in directories:
         directory.mkdir()
-        for name in IR_FILES:
+        for name in MODEL_FILES:
             (directory / name).write_text("<net/>", "utf-8")
     return directories
 

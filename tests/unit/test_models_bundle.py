@@ -20,7 +20,7 @@ from appliance.models.catalog import Catalog
 from appliance.models.errors import BundleRefused, DiskFull, ModelDamaged, ModelError
 from appliance.models.fake import FakeImporter, fake_model, install_fake
 from appliance.models.licences import licence_text
-from appliance.models.manifest import OpenVinoVersions, sealed
+from appliance.models.manifest import MODEL_FILES, OpenVinoVersions, sealed
 from appliance.models.progress import Lines, Silent
 from appliance.models.pull import Pulled, Puller
 from appliance.models.store import Installed, Store
@@ -54,9 +54,7 @@ def test_a_bundle_is_a_tar_of_regular_files_in_one_order(tmp_path: Path) -> None
         "bundle.sig",
         "LICENSE",
         "manifest.json",
-        "openvino_model.bin",
-        "openvino_model.xml",
-        "openvino_tokenizer.xml",
+        *sorted(MODEL_FILES),
     ]
     assert all(member.isreg() for member in members)
     assert {(m.mode, m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0o644, 0, 0, "", "", 0)}

@@ -15,7 +15,7 @@ from appliance.models.bundle import layout
 from appliance.models.bundle.installing import Installer
 from appliance.models.bundle.reading import open_bundle
 from appliance.models.errors import BundleRefused, BundleTooNew, ManifestTooNew
-from appliance.models.manifest import OpenVinoVersions, encode_manifest
+from appliance.models.manifest import MODEL_FILES, OpenVinoVersions, encode_manifest
 from appliance.models.progress import Silent
 from appliance.models.store import Store
 from tests.support.bundle import LICENCE, bundle_of, changed, good_bundle, index_of, info, members_of, tar_of
@@ -126,8 +126,9 @@ def test_a_member_that_is_not_the_one_in_the_index_is_refused(
 ) -> None:
     """Without the size of what stands for it, so that the whole has the right length and only the header is wrong."""
     text = good.read_bytes()
-    members = members_of(good)
-    at = sum(layout.stored_bytes(len(body)) for _, body in members[:3])
+    members = dict(members_of(good))
+    before = list(members)[: list(members).index("openvino_model.bin")]
+    at = sum(layout.stored_bytes(len(members[name])) for name in before)
     assert text[at : at + 18] == b"openvino_model.bin"
     good.write_bytes(text[:at] + header(7).tobuf(tarfile.USTAR_FORMAT)[:512] + text[at + 512 :])
     assert re.search(rf"is damaged: {said}( \S+)? is in the place of openvino_model\.bin;", refused(good, store))
@@ -157,7 +158,7 @@ def remade(good: Path, edit: Callable[[Members], Members]) -> Path:
         (lambda m: [m[0], ("hidden", b"x"), *m[1:]], "1,024 bytes behind its end"),
         (lambda m: [m[0], *m[1:-1]], "is cut short"),
         (lambda m: [m[0], m[2], m[1], *m[3:]], "is in the place of LICENSE"),
-        (lambda m: [*m[:-2], m[-1], m[-2]], "is in the place of openvino_model.xml"),
+        (lambda m: [*m[:-2], m[-1], m[-2]], "is in the place of openvino_tokenizer.bin"),
         (lambda m: m[1:], "it begins with a file 'LICENSE', not with bundle.json"),
         (lambda m: [m[0], m[0], *m[1:]], "bytes behind its end"),
         (lambda m: [m[0], ("bundle.sig", b"x" * 2000), *m[1:]], "bytes behind its end"),
@@ -329,13 +330,12 @@ def test_a_manifest_with_an_impossible_id_is_refused(good: Path, store: Store) -
     assert "is damaged: manifest.json: Expected `str` matching" in refused(with_manifest(good, text), store)
 
 
-def test_a_model_without_tokenizer_is_refused(good: Path, store: Store) -> None:
+@pytest.mark.parametrize("lacks", MODEL_FILES)
+def test_a_model_that_lacks_a_file_is_refused_with_its_name(good: Path, store: Store, lacks: str) -> None:
     manifest, files = changed(good)
-    del files["openvino_tokenizer.xml"]
+    del files[lacks]
     records = {name: record for name, record in manifest.files.items() if name in files}
-    assert "the model has no openvino_tokenizer.xml" in refused(
-        bundle_of(good, changed(good, files=records)[0], files), store
-    )
+    assert f"the model has no {lacks}" in refused(bundle_of(good, changed(good, files=records)[0], files), store)
 
 
 def test_a_file_that_changes_while_it_is_read_leaves_nothing(good: Path, store: Store) -> None:

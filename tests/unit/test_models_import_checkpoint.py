@@ -14,6 +14,7 @@ from appliance.models.errors import ImportFailed
 from appliance.models.importers import checkpoint as importer
 from appliance.models.importers.gguf import Report
 from appliance.models.importers.quantizing import Nothing, Steps
+from appliance.models.manifest import MODEL_FILES
 from appliance.models.progress import Silent
 from appliance.models.store import Store
 from appliance.models.verification import verify
@@ -34,7 +35,7 @@ class FakeSteps:
         self.asked.append(name)
         if name == "export":
             self.seen = sorted(path.name for path in Path(arguments[0]).iterdir())
-            for file in ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml"):
+            for file in MODEL_FILES:
                 (Path(arguments[1]) / file).write_text(file, "utf-8")
         if type is Report:
             return Report(eos_token_ids=(2,), chat_template=True, text="Paris", weights="INT4 asymmetric group 64")

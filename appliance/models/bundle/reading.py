@@ -20,12 +20,11 @@ from appliance.models.bundle import layout
 from appliance.models.bundle.layout import Index, Member
 from appliance.models.bundle.signing import Signature, decode_signature, require_trusted
 from appliance.models.errors import BundleRefused, ManifestTooNew
-from appliance.models.manifest import FileRecord, Manifest, decode_manifest, installed_versions
+from appliance.models.manifest import MODEL_FILES, FileRecord, Manifest, decode_manifest, installed_versions
 from appliance.models.progress import Progress
 from appliance.models.verification import compare_releases
 
 CHUNK_BYTES = 1 << 20
-NEEDED_FILES = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml")
 MOST_TEXT = 1000  # characters of one text in a manifest
 MOST_TOKENS = 1 << 24
 MOST_PARAMETERS = 10**12
@@ -123,9 +122,9 @@ def check_manifest(manifest: Manifest) -> None:
     for name, text in _texts(msgspec.to_builtins(manifest)):
         if not text.isprintable() or len(text) > MOST_TEXT:
             raise BundleRefused(f"{name} in the manifest is no line of text")
-    missing = [name for name in NEEDED_FILES if name not in manifest.files]
+    missing = [name for name in MODEL_FILES if name not in manifest.files]
     if missing:
-        raise BundleRefused(f"the model has no {missing[0]}")
+        raise BundleRefused(f"the model has no {', '.join(missing)}")
     tokens = (manifest.context_tokens, *(number + 1 for number in manifest.eos_token_ids))
     if not manifest.eos_token_ids or not all(1 <= number <= MOST_TOKENS for number in tokens):
         raise BundleRefused("the manifest has impossible numbers of tokens")

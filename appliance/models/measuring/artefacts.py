@@ -13,12 +13,10 @@ from appliance.engine.weights import weights_read_bytes
 from appliance.errors import ConfigError
 from appliance.models.errors import NotInstalled
 from appliance.models.gguf.header import Header
+from appliance.models.manifest import MODEL_FILES
 from appliance.models.store import Installed, Store, check_id
 from appliance.models.verification import require_sound
 
-IR_FILES = tuple(
-    f"openvino_{part}.{suffix}" for part in ("model", "tokenizer", "detokenizer") for suffix in ("xml", "bin")
-)
 EMBEDDING = "token_embd.weight"  # in a GGUF
 OUTPUT = "output.weight"
 FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -66,7 +64,7 @@ def find_artefact(named: str, store: Store) -> Artefact:
         return _installed(store, model_id, digest)
     if not path.is_dir():
         raise ConfigError(f"{named} is not there; name an installed model, a directory with an IR, or a GGUF file")
-    missing = [name for name in IR_FILES if not (path / name).is_file()]
+    missing = [name for name in MODEL_FILES if not (path / name).is_file()]
     if missing:
         raise ConfigError(
             f"{named} has no {', '.join(missing)}; name a directory with a model's IR and both tokenizers, as "
