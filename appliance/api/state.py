@@ -16,7 +16,7 @@ from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
 from appliance.errors import ApplianceError
 from appliance.models.choosing import Choice
-from appliance.models.served import served_model
+from appliance.models.served import require_memory, served_model
 from appliance.models.store import Installed
 from appliance.models.switching import Switching
 from appliance.models.tuning.applying import HostTuning
@@ -109,8 +109,16 @@ class Daemon:
             self.choice.check()
 
     def fall_back(self, reason: str) -> Load | None:
-        """What to load instead of a model that fails for `reason`; None where there is no other. Reads every byte."""
-        other = None if self.choice is None else self.choice.fall_back(reason)
+        """What to load instead of a model that fails for `reason`; None where there is no other that fits this machine.
+
+        Reads every byte.
+        """
+
+        def require(other: Installed) -> None:
+            served = served_model(other)
+            require_memory(self.engine_settings(served), served)
+
+        other = None if self.choice is None else self.choice.fall_back(reason, require)
         return None if other is None else self.load_of(served_model(other), other)
 
     def _serving(self, load: Load) -> None:

@@ -165,21 +165,44 @@ class Choice:
         if self.installed is not None:
             require_sound(self.installed.manifest, self.installed.directory)
 
-    def fall_back(self, reason: str) -> Installed | None:
-        """What is to be served instead, now that what is served can't be, for `reason`; None: there is nothing else."""
+    def fall_back(self, reason: str, require: Callable[[Installed], object] = lambda _: None) -> Installed | None:
+        """What is to be served instead, now that what is served can't be, for `reason`; None: there is nothing else.
+
+        `require` raises ConfigError for a model that this machine can't serve; the next one is looked for then.
+        """
         failed = self.installed
         if failed is None:
             return None
         self._reject(failed, reason)
-        try:
-            other = self.first(lambda line: log.warning("model left aside", extra=fields(reason=line)))
-        except ConfigError:
+        other = self._other(require)
+        if other is None:
+            self.installed = failed
             return None
         log.error(
             "model fails, another is used",
             extra=fields(model=str(slot_of(failed.manifest)), instead=str(slot_of(other.manifest)), reason=reason),
         )
         return other
+
+    def _other(self, require: Callable[[Installed], object]) -> Installed | None:
+        """The best that has not failed and that `require` passes; why better ones are left aside is logged."""
+
+        def tell(line: str) -> None:
+            log.warning("model left aside", extra=fields(reason=line))
+
+        while True:
+            try:
+                other = self.first(tell)
+            except ConfigError:
+                return None
+            slot = slot_of(other.manifest)
+            try:
+                require(other)
+            except ConfigError as error:
+                tell(f"{slot} would be used instead, but can't be: {error}")
+                self._failed[slot] = None  # not bad: another machine, or another setting, may serve it
+            else:
+                return other
 
     def took(self, model: Installed | None) -> None:
         """`model` is served from now on."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from appliance.config import EngineSettings
 from appliance.engine.memory import MemoryBudget, memory_budget, require_room, require_rss_limit
 from appliance.engine.weights import weights_read_bytes
+from appliance.errors import ConfigError
 from appliance.models.store import Installed
 from appliance.observability.memory import memory_limit_bytes
 from appliance.types import ServedModel
@@ -32,6 +33,9 @@ def require_memory(settings: EngineSettings, served: ServedModel) -> MemoryBudge
     if settings.pipeline == "fake":
         return None
     budget = memory_budget(Path(served.directory), settings.kv_cache_tokens, settings.kv_cache_precision)
-    require_room(budget, settings.kv_cache_tokens, memory_limit_bytes())
-    require_rss_limit(budget, settings.max_rss_bytes)
+    try:
+        require_room(budget, settings.kv_cache_tokens, memory_limit_bytes())
+        require_rss_limit(budget, settings.max_rss_bytes)
+    except ConfigError as error:
+        raise ConfigError(f"model {served.id}: {error}") from None
     return budget

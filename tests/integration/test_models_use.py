@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from appliance.api.state import Daemon
 from appliance.engine.replacing import Handover
 from appliance.engine.trial import Trial, TrialAnswer
 from appliance.errors import ConfigError
@@ -384,3 +385,17 @@ async def test_a_model_damaged_under_a_running_daemon_makes_way_when_its_worker_
         await appliance.ready()
         assert await served_id(appliance) == "old"
         await until(lambda: read_slots(store.directory).bad != ())
+
+
+async def test_a_model_that_does_not_fit_in_memory_takes_no_failed_ones_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = install_fake(store, "failing")
+    choice = Choice(store, ["failing", "old"])
+    model = served_model(choice.first(lambda _: None))
+    daemon = Daemon(settings(engine={"pipeline": "continuous_batching"}), model, choice)
+    monkeypatch.setattr("appliance.models.served.memory_limit_bytes", lambda: 300 << 20)
+    assert await asyncio.to_thread(daemon.fall_back, "it crashed twice") is None
+    assert choice.installed == failing
+    (told,) = [record for record in caplog.records if record.msg == "model left aside"]
+    assert "would be used instead, but can't be: model old: engine.kv_cache_tokens" in str(told.__dict__)

@@ -207,6 +207,39 @@ def test_a_model_that_fails_makes_way_once_for_each_other(store: Store) -> None:
     assert read_slots(store.directory) == Slots()  # nobody got ready: the machine may be at fault
 
 
+def test_what_this_machine_can_not_serve_is_passed_over_and_told(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = install_fake(store, content=b"small")
+    large = install_fake(store, content=b"large")
+    broken = install_fake(store, content=b"broken")
+    choice = Choice(store, ["fake"])
+    assert choice.first(ignore) == broken
+
+    def require(model: Installed) -> None:
+        if model == large:
+            raise ConfigError("serving takes too much")
+
+    assert choice.fall_back("crashed", require) == small
+    (told,) = [record for record in caplog.records if record.msg == "model left aside"]
+    assert f"{slot(large)} would be used instead, but can't be: serving takes too much" in str(told.__dict__)
+    choice.settle()
+    assert [mark.slot for mark in read_slots(store.directory).bad] == [slot(broken)]  # large is well
+
+
+def test_where_no_other_fits_what_fails_is_tried_on(store: Store) -> None:
+    install_fake(store, content=b"large")
+    broken = install_fake(store, content=b"broken")
+    choice = Choice(store, ["fake"])
+    choice.first(ignore)
+
+    def refuse(_: Installed) -> None:
+        raise ConfigError("serving takes too much")
+
+    assert choice.fall_back("crashed", refuse) is None
+    assert choice.installed == broken
+
+
 def test_what_served_in_its_place_marks_what_failed_with_the_reason(store: Store) -> None:
     one, two = install_fake(store, content=b"one"), install_fake(store, content=b"two")
     use_at_next_start(store, ["fake"], "fake")

@@ -1,6 +1,7 @@
 """`appliance models` use, rollback, prune without a daemon: what they print and with which status they end."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,17 @@ def test_the_quota_is_that_of_the_settings(store: Store, tmp_path: Path, monkeyp
     monkeypatch.setenv("APPLIANCE__MODELS__MAX_STORE_BYTES", "80000")
     assert models("install", bundle).exit_code == 0
     assert [entry.directory for entry in store.list()] == [model.directory]
+
+
+def test_a_fall_back_that_does_not_fit_in_memory_ends_the_start_with_its_name_and_the_figures(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_fake(store)
+    damaged = install_fake(store, "other")
+    models("use", "other")
+    (damaged.directory / "openvino_model.bin").write_bytes(b"Weights")
+    monkeypatch.setattr("appliance.models.served.memory_limit_bytes", lambda: 300 << 20)
+    ended = CliRunner().invoke(app, ["serve", "--port", "0"])
+    assert isinstance(ended.exception, ConfigError)
+    assert "openvino_model.bin is damaged" in ended.stderr
+    assert re.match(r"model fake: engine\.kv_cache_tokens = \d+: serving takes .* has 300 MiB", str(ended.exception))
