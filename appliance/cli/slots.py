@@ -1,8 +1,9 @@
 """`appliance models` use, rollback, prune: which installed model is served, and which are kept. Knows terminals."""
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -13,9 +14,12 @@ from appliance.config.paths import control_socket
 from appliance.errors import ConfigError
 from appliance.models.errors import MB
 from appliance.models.pruning import plan, prune
-from appliance.models.slots import Slot
+from appliance.models.slots import Measured, Slot, slot_of
 from appliance.models.store import Installed, Unreadable
 from appliance.models.using import use_at_next_start
+
+if TYPE_CHECKING:
+    from appliance.models.proving import Proof
 
 PRUNE_WAIT_S = 30.0
 STAGES = {
@@ -24,6 +28,11 @@ STAGES = {
     "asking": "asking it the canary",
     "switching": "switching",
 }
+
+
+NoCanaryOption = Annotated[
+    bool, typer.Option("--no-canary", help="Where no daemon runs: do not start an engine to try the model.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,16 +44,17 @@ def register(app: typer.Typer) -> None:
 
 def use(
     reference: Annotated[str, typer.Argument(metavar="ID[@DIGEST]", help="An installed model; the newest of its id.")],
+    no_canary: NoCanaryOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have the daemon serve an installed model, after a check and a canary; without a daemon, from its next start."""
-    _switch(reference, config, as_json)
+    _switch(reference, no_canary, config, as_json)
 
 
-def rollback(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def rollback(no_canary: NoCanaryOption = False, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Go back to the model that was used before, as `use` does."""
-    _switch(None, config, as_json)
+    _switch(None, no_canary, config, as_json)
 
 
 def prune_store(
@@ -82,17 +92,38 @@ def prune_store(
     typer.echo(f"{freed_bytes / MB:,.1f} MB {'would be ' if dry_run else ''}freed")
 
 
-def _switch(reference: str | None, config: Path | None, as_json: bool) -> None:
+def _switch(reference: str | None, no_canary: bool, config: Path | None, as_json: bool) -> None:
     effective, store = open_store(config)
     told = _ask_daemon(effective, reference)
     if told is None:
         preferred = effective.settings.models.preferred
+        prove = None if no_canary else partial(_prove, effective)
         with interruptible("nothing has changed"):
-            told = msgspec.to_builtins(use_at_next_start(store, preferred, reference))
+            told = msgspec.to_builtins(use_at_next_start(store, preferred, reference, prove))
+    elif no_canary:
+        tell("a daemon runs, and has asked the canary all the same")
     if as_json:
         print_json(told)
         return
     typer.echo(_describe(told, control_socket(effective.settings.server.control_socket)))
+
+
+def _prove(effective: Effective, model: Installed, last: Measured | None) -> "Proof":
+    """Ask the canary of a worker like the one that the next start will have."""
+    import asyncio
+
+    from appliance.api.state import engine_load
+    from appliance.models.proving import ask_alone, judged
+    from appliance.models.served import require_memory, served_model
+    from appliance.models.tuning.applying import read_host_tuning
+
+    served, settings = served_model(model), effective.settings
+    engine = read_host_tuning(effective, tell).applied(settings.engine, served.digest)
+    require_memory(engine, served)
+    tell(f"{STAGES['loading']}, and {STAGES['asking']}")
+    load = engine_load(msgspec.structs.replace(settings, engine=engine), served)
+    answer = asyncio.run(ask_alone(load, engine, settings.models.canary_prompt))
+    return judged(answer, slot_of(model.manifest), served, settings.models, last)
 
 
 def _ask_daemon(effective: Effective, reference: str | None) -> dict[str, Any] | None:
@@ -124,14 +155,15 @@ def _served(settings: Settings) -> Slot | None:
 
 def _describe(told: dict[str, Any], socket: Path) -> str:
     back = f"; before: {told['previous']}" if told["previous"] else ""
+    speed = f"canary: {told['tokens_per_s']:g} tokens/s" if told["tokens_per_s"] else "canary answered"
     match told["outcome"]:
         case "unchanged":
             return f"{told['model']} is served already{back}"
         case "next_start":
-            return f"{told['model']} is served from the next start on (no daemon answers on {socket}){back}"
+            tried = speed if told["canary"] else "the canary was not asked"
+            return f"{told['model']} is served from the next start on (no daemon answers on {socket}; {tried}){back}"
         case _:
-            speed = f" (canary: {told['tokens_per_s']:g} tokens/s)" if told["tokens_per_s"] else ""
-            return f"{told['model']} is served now{speed}{back}"
+            return f"{told['model']} is served now ({speed}){back}"
 
 
 def _confirm(names: list[str], freed_bytes: int) -> None:

@@ -19,13 +19,13 @@ from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
 from appliance.engine.trial import Trial, TrialAnswer
 from appliance.errors import ApplianceError, ReplaceError
-from appliance.models import canary
-from appliance.models.choosing import Choice, read_slots_or_none
+from appliance.models.choosing import Choice
 from appliance.models.errors import NotSwitched, StoreBusy
+from appliance.models.proving import Proof, ask, judged
 from appliance.models.served import require_memory, served_model
-from appliance.models.slots import Measured, Slot, Slots, change_slots, locked_slots, now, slot_of
+from appliance.models.slots import Slot, Slots, change_slots, now, slot_of
 from appliance.models.store import Installed, Store
-from appliance.models.using import Switched, commit, wanted
+from appliance.models.using import Switched, commit, read_writable, switched, wanted
 from appliance.models.verification import require_sound
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
@@ -69,16 +69,6 @@ class Serving(Protocol):
 
     def load_of(self, model: ServedModel, installed: Installed) -> Load:
         """What a worker is to load, so that `model` is what is served from the moment it takes over."""
-
-
-async def ask(trial: Trial, prompt: str) -> TrialAnswer:
-    """The canary, up to canary.TRIES times; the fastest answer."""
-    answers: list[TrialAnswer] = []
-    while len(answers) < canary.TRIES:
-        answers.append(await trial.ask(prompt, canary.MAX_TOKENS, canary.TIMEOUT_S))
-        if not answers[-1].text.strip():
-            break
-    return max(answers, key=lambda answer: answer.tokens_per_s or 0.0)
 
 
 class Switching:
@@ -131,7 +121,7 @@ class Switching:
         """Do it; log, count and keep what came of it."""
         attempt = _Attempt(self, reference, tell)
         try:
-            switched = await attempt.run()
+            done = await attempt.run()
         except Exception as error:
             known = isinstance(error, ApplianceError)
             reason = str(error) if known else f"{type(error).__name__}: a defect, see the log"
@@ -146,9 +136,9 @@ class Switching:
                 raise
             raise NotSwitched(reason) from error
         else:
-            self._keep(switched.model, "unchanged" if switched.outcome == "unchanged" else "switched", None)
-            log.info("model switched", extra=fields(**msgspec.structs.asdict(switched)))
-            return switched
+            self._keep(done.model, "unchanged" if done.outcome == "unchanged" else "switched", None)
+            log.info("model switched", extra=fields(**msgspec.structs.asdict(done)))
+            return done
         finally:
             self.stage = None
 
@@ -169,8 +159,7 @@ class _Attempt:
         self._reference = reference
         self._tell = tell
         self.name = reference or "the previous model"
-        self._measured: Measured | None = None
-        self._answer: TrialAnswer | None = None
+        self._proof: Proof | None = None
         self._before: Slots | None = None  # what the slots were until they changed
         self._after = Slots()
 
@@ -181,7 +170,7 @@ class _Attempt:
         model = await asyncio.to_thread(wanted, self._store, self._reference, served)
         slot = slot_of(model.manifest)
         self.name = str(slot)
-        self._before = await asyncio.to_thread(self._read_writable)
+        self._before = await asyncio.to_thread(read_writable, self._store)
         if slot == served:
             self._after = await asyncio.to_thread(commit, self._store, model, instead_of=None)
             return self._result(slot, "unchanged")
@@ -198,38 +187,17 @@ class _Attempt:
             raise
         return self._result(slot, "switched")
 
-    def _read_writable(self) -> Slots:
-        """The slots, read where they can be written: better known before minutes of work than after."""
-        try:
-            with locked_slots(self._store.directory):
-                return read_slots_or_none(self._store, lambda _: None)
-        except OSError as error:
-            raise self._store.unusable("written", error) from None
-
     async def _prove(self, model: Installed, served: ServedModel, was: Slot | None, trial: Trial) -> None:
         """Ask the worker, and make its model current where it does well. Raises NotSwitched, ReplaceError, and what
         `commit` raises.
         """
         self._stage("asking")
-        settings = self._daemon.settings.models
-        answer = self._answer = await self._switching.ask(trial, settings.canary_prompt)
-        wrong = canary.nonsense(answer.text, settings.canary_expect)
-        if wrong is not None:
-            raise NotSwitched(f"the canary's answer is no sense, {wrong}: {canary.shown(answer.text)}")
-        slot = slot_of(model.manifest)
-        speed = answer.tokens_per_s if answer.tokens >= canary.LEAST_TIMED_TOKENS else None
+        models = self._daemon.settings.models
+        answer = await self._switching.ask(trial, models.canary_prompt)
         last = self._before.measured if self._before is not None else None
-        expected = canary.expected_speed(last, slot, served.weights_read_bytes, settings.min_speed_ratio)
-        if speed is not None and expected is not None and speed < expected.tokens_per_s:
-            raise NotSwitched(
-                f"the canary came at {speed:.1f} tokens/s, less than {expected.tokens_per_s:.1f}: {expected.why}"
-            )
-        if speed is not None:
-            self._measured = Measured(
-                slot=slot, tokens_per_s=round(speed, 2), read_bytes=served.weights_read_bytes, at=now()
-            )
+        proof = self._proof = judged(answer, slot_of(model.manifest), served, models, last)
         self._stage("switching")
-        self._after = await asyncio.to_thread(commit, self._store, model, instead_of=was, measured=self._measured)
+        self._after = await asyncio.to_thread(commit, self._store, model, instead_of=was, measured=proof.measured)
 
     async def _revert(self) -> None:
         """Where the slots have changed and yet the worker did not take over: as they were."""
@@ -246,16 +214,7 @@ class _Attempt:
             log.error("slots not changed back", extra=fields(reason=str(error)))  # noqa: TRY400
 
     def _result(self, slot: Slot, outcome: Literal["switched", "unchanged"]) -> Switched:
-        answer = self._answer
-        ttft_s = None if answer is None else answer.ttft_s
-        speed = None if answer is None or answer.tokens_per_s is None else round(answer.tokens_per_s, 1)
-        return Switched(
-            model=str(slot),
-            previous=None if self._after.previous is None else str(self._after.previous),
-            outcome=outcome,
-            tokens_per_s=speed,
-            ttft_ms=None if ttft_s is None else round(1000 * ttft_s, 1),
-        )
+        return switched(slot, self._after, outcome, self._proof)
 
     def _stage(self, stage: Stage) -> None:
         self._switching.stage = stage

@@ -1,7 +1,7 @@
 """Making an installed model the current one, on the disk. Knows store and slots; knows no engine."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -11,6 +11,12 @@ from appliance.models.errors import NotInstalled
 from appliance.models.slots import Measured, Slot, Slots, locked_slots, slot_of, used, write_slots
 from appliance.models.store import Installed, Store
 from appliance.models.verification import require_sound
+
+if TYPE_CHECKING:
+    from appliance.models.proving import Proof
+
+Prove = Callable[[Installed, Measured | None], "Proof"]
+"""Tries a model after the last good measurement. Raises ConfigError, NotSwitched."""
 
 
 class Switched(Struct, frozen=True, kw_only=True):
@@ -22,8 +28,10 @@ class Switched(Struct, frozen=True, kw_only=True):
     """What `rollback` goes to from there."""
     outcome: Literal["switched", "unchanged", "next_start"]
     """unchanged: it was served already; next_start: no daemon runs that could switch."""
+    canary: bool = False
+    """Whether the canary was asked, and did well."""
     tokens_per_s: float | None = None
-    """Of the canary, where one was asked."""
+    """Of its answer, where that was long enough."""
     ttft_ms: float | None = None
 
 
@@ -42,6 +50,35 @@ def commit(store: Store, model: Installed, *, instead_of: Slot | None, measured:
             )
     except OSError as error:
         raise store.unusable("written", error) from None
+
+
+def read_writable(store: Store) -> Slots:
+    """The slots, read where they can be written, which is better known before minutes of work than after.
+
+    Raises StoreUnusable.
+    """
+    try:
+        with locked_slots(store.directory):
+            return read_slots_or_none(store, lambda _: None)
+    except OSError as error:
+        raise store.unusable("written", error) from None
+
+
+def switched(
+    slot: Slot, after: Slots, outcome: Literal["switched", "unchanged", "next_start"], proof: "Proof | None"
+) -> Switched:
+    """What came of it, with the slots as they are then."""
+    answer = None if proof is None else proof.answer
+    ttft_s = None if answer is None else answer.ttft_s
+    speed = None if answer is None else answer.tokens_per_s
+    return Switched(
+        model=str(slot),
+        previous=None if after.previous is None else str(after.previous),
+        outcome=outcome,
+        canary=answer is not None,
+        tokens_per_s=None if speed is None else round(speed, 1),
+        ttft_ms=None if ttft_s is None else round(1000 * ttft_s, 1),
+    )
 
 
 def served_without_daemon(store: Store, preferred: Sequence[str]) -> Slot | None:
@@ -66,17 +103,17 @@ def wanted(store: Store, reference: str | None, served: Slot | None) -> Installe
     return before(store, read_slots_or_none(store, lambda _: None), served)
 
 
-def use_at_next_start(store: Store, preferred: Sequence[str], reference: str | None) -> Switched:
+def use_at_next_start(
+    store: Store, preferred: Sequence[str], reference: str | None, prove: Prove | None = None
+) -> Switched:
     """Have the next start serve the model that `reference` names, or, without one, roll back; every byte is read.
 
-    Raises as `wanted` and `commit` do, and ModelDamaged.
+    `prove` has the last word. Raises as `wanted` and `commit` do, ModelDamaged, and what `prove` raises; then nothing
+    has changed.
     """
     served = served_without_daemon(store, preferred)
     model = wanted(store, reference, served)
     require_sound(model.manifest, model.directory)
-    slots = commit(store, model, instead_of=served)
-    return Switched(
-        model=str(slot_of(model.manifest)),
-        previous=None if slots.previous is None else str(slots.previous),
-        outcome="next_start",
-    )
+    proof = None if prove is None else prove(model, read_writable(store).measured)
+    slots = commit(store, model, instead_of=served, measured=None if proof is None else proof.measured)
+    return switched(slot_of(model.manifest), slots, "next_start", proof)

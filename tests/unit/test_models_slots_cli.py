@@ -29,13 +29,15 @@ def models(*arguments: str) -> Result:
 
 def test_use_without_a_daemon_is_for_the_next_start(store: Store, tmp_path: Path) -> None:
     fake, other = (str(slot_of(install_fake(store, name).manifest)) for name in ("fake", "other"))
-    done = models("use", "other")
+    done = models("use", "other", "--no-canary")
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == (
-        f"{other} is served from the next start on (no daemon answers on {tmp_path}/control.sock); before: {fake}\n"
+        f"{other} is served from the next start on (no daemon answers on {tmp_path}/control.sock; the canary "
+        f"was not asked); before: {fake}\n"
     )
-    shown = json.loads(models("rollback", "--json").stdout)
+    shown = json.loads(models("rollback", "--no-canary", "--json").stdout)
     assert (shown["outcome"], shown["model"], shown["previous"]) == ("next_start", fake, other)
+    assert shown["canary"] is False
 
 
 def test_what_can_not_be_used_is_told_and_changes_nothing(store: Store) -> None:
@@ -58,7 +60,7 @@ def test_what_can_not_be_used_is_told_and_changes_nothing(store: Store) -> None:
 
 def test_list_tells_current_previous_and_bad(store: Store) -> None:
     fake, other, bad = (install_fake(store, name) for name in ("fake", "other", "bad"))
-    models("use", "other")
+    models("use", "other", "--no-canary")
     mark = BadSlot(slot_of(bad.manifest), "crashed", "now")
     change_slots(store.directory, lambda slots: fallen_back(slots, (mark,), slot_of(other.manifest)))
     lines = models("list").stdout.splitlines()
@@ -88,7 +90,7 @@ def test_prune_shows_first_and_needs_yes_where_nobody_can_be_asked(store: Store)
 def test_removing_the_current_model_leaves_the_previous(store: Store) -> None:
     fake = install_fake(store)
     install_fake(store, "other")
-    models("use", "other")
+    models("use", "other", "--no-canary")
     assert models("remove", "other", "--yes").exit_code == 0
     slots = read_slots(store.directory)
     assert (slots.current, slots.previous) == (None, slot_of(fake.manifest))
@@ -112,7 +114,7 @@ def test_a_fall_back_that_does_not_fit_in_memory_ends_the_start_with_its_name_an
 ) -> None:
     install_fake(store)
     damaged = install_fake(store, "other")
-    models("use", "other")
+    models("use", "other", "--no-canary")
     (damaged.directory / "openvino_model.bin").write_bytes(b"Weights")
     monkeypatch.setattr("appliance.models.served.memory_limit_bytes", lambda: 300 << 20)
     ended = CliRunner().invoke(app, ["serve", "--port", "0"])
