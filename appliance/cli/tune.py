@@ -89,10 +89,10 @@ def _print(record: "Tuned", file: Path) -> None:
             typer.echo(f"  compared, {label}: {_shown(figures)}")
     if record.settings:
         chosen = ", ".join(f"engine.{name} = {value}" for name, value in record.settings.items())
-        typer.echo(f"chosen: {chosen}: {record.evidence.why}")
+        typer.echo(f"{record.evidence.why}: `appliance serve` uses {chosen} from its next start on")
     else:
-        typer.echo(f"the defaults stay: {record.evidence.why}")
-    typer.echo(f"written: {file} ({record.took_s:.0f} s); `appliance serve` uses it from its next start on")
+        typer.echo(f"{record.evidence.why}: the defaults stay")
+    typer.echo(f"written: {file} ({record.took_s:.0f} s)")
 
 
 def _changed(changed: "dict[str, int | str]") -> str:

@@ -13,8 +13,11 @@ import pytest
 
 from appliance.cli.serve import FAKE_MODEL
 from appliance.config import EngineSettings
+from appliance.models.fake import install_fake
 from appliance.models.progress import Silent
-from appliance.models.tuning.record import Figures, host_key, read_tuning
+from appliance.models.served import served_model
+from appliance.models.store import Store
+from appliance.models.tuning.record import TUNABLE, Figures, host_key, read_tuning
 from appliance.models.tuning.trial import measure
 from appliance.models.tuning.tune import Plan, tune
 from tests.support.daemon import until
@@ -70,8 +73,49 @@ def test_a_choice_that_does_not_win_changes_nothing_but_is_written(tmp_path: Pat
         file=tmp_path / "state/tuning.json",
     )  # fmt: skip
     tuned = tune(plan, Silent(), same)
-    assert (tuned.settings, tuned.evidence.why) == ({}, "nothing that was tried is better than the defaults")
+    assert (tuned.settings, tuned.evidence.why) == ({}, "nothing that was tried was faster")
     assert read_tuning(plan.file, print) == (tuned,)
+
+
+def test_a_value_for_which_memory_is_not_free_is_passed_over_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.models.tuning.trial.room_beside", lambda load: load.kv_cache_precision != "f16")
+    explicit = [f"engine.{name}" for name in TUNABLE if name != "kv_cache_precision"]
+    plan = Plan(
+        engine=EngineSettings(pipeline="fake"), explicit=explicit, model=FAKE_MODEL, profile="interactive", seconds=60,
+        file=tmp_path / "state/tuning.json",
+    )  # fmt: skip
+    tuned = tune(plan, Silent())
+    default, wider = tuned.evidence.tried
+    assert default.figures is not None
+    assert (wider.changed, wider.figures) == ({"kv_cache_precision": "f16"}, None)
+    assert "not enough free memory" in (wider.error or "")
+    assert tuned.settings == {}
+
+
+def test_a_value_that_this_machine_could_not_serve_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The KV cache that is measured with is small: the daemon's is what has to fit."""
+    asked: list[str] = []
+
+    async def same(settings: EngineSettings) -> Figures:
+        asked.append(settings.kv_cache_precision)
+        return Figures(ttft_ms=100, ms_per_token=10, tokens_per_s=50)
+
+    model = served_model(install_fake(Store(tmp_path / "store")))
+    ir = Path(model.directory) / "openvino_model.xml"
+    ir.write_text('variable_id="past_key_values.0.key" x variable_shape="?,8,?,64"')
+    engine = EngineSettings(kv_cache_tokens=100_000)  # 77 MiB as u8, 98 MiB as f16, beside 321
+    monkeypatch.setattr("appliance.models.served.memory_limit_bytes", lambda: 430 << 20)
+    plan = Plan(
+        engine=engine, explicit=[f"engine.{name}" for name in TUNABLE if name != "kv_cache_precision"], model=model,
+        profile="interactive", seconds=60, file=tmp_path / "state/tuning.json",
+    )  # fmt: skip
+    tuned = tune(plan, Silent(), same)
+    assert asked == ["auto"]
+    assert "serving takes" in (tuned.evidence.tried[1].error or "")
 
 
 def test_an_unknown_profile_is_wrong_usage(state: Path, tmp_path: Path) -> None:

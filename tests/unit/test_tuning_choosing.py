@@ -9,6 +9,7 @@ from appliance.models.measuring.asking import SpeedNotMeasured
 from appliance.models.tuning.candidates import Cpu, Dimension, dimensions
 from appliance.models.tuning.choosing import ROUNDS, Search, cost, judge
 from appliance.models.tuning.record import TUNABLE, Figures, Profile
+from appliance.models.tuning.trial import TooLittleMemory
 
 DEFAULT = EngineSettings()
 CPU = Cpu(cores_physical=4, cores_usable=8, flags=frozenset({"avx2"}))
@@ -73,7 +74,7 @@ async def test_luck_in_the_search_does_not_outlive_the_comparison() -> None:
 
     chosen, evidence = await Machine(speed).search().run()
     assert chosen == {}
-    assert evidence.why == "the best found is +0.0% better than the defaults, within noise of 3.0%"
+    assert evidence.why == "the best found was 0.0 % faster in this run, no more than its noise (±3.0 %)"
 
 
 async def test_where_nothing_is_better_the_defaults_stay_without_a_comparison() -> None:
@@ -92,6 +93,36 @@ async def test_a_value_with_which_no_worker_loads_is_passed_over_and_told() -> N
     chosen, evidence = await Machine(speed).search().run()
     assert chosen == {"threads": 3}
     assert (evidence.tried[1].error, evidence.tried[1].figures) == ("no such thing", None)
+
+
+async def test_a_value_for_which_there_is_no_memory_is_passed_over_and_told() -> None:
+    def speed(settings: EngineSettings) -> Figures:
+        if settings.threads == 8:
+            raise TooLittleMemory("serving takes too much")
+        return scaled(1.0)
+
+    _, evidence = await Machine(speed).search().run()
+    assert (evidence.tried[1].error, evidence.tried[1].figures) == ("serving takes too much", None)
+    assert [one.changed for one in evidence.tried[2:]] == [{"threads": 3}, {"cpu_pinning": "off"}, {"precision": "f32"}]
+
+
+@pytest.mark.parametrize(
+    ("default", "best", "why"),
+    [
+        ([100, 100, 110], [97, 80, 91], "the best found was 9.0 % faster in this run, no more than its noise (±"),
+        ([100] * 3, [80] * 3, "20.0 % faster than the defaults in this run, more than its noise (±3.0 %)"),
+        ([100] * 3, [130] * 3, "what was fastest in the search was 30.0 % slower in the comparison"),
+        ([100] * 3, [102] * 3, "the best found was 2.0 % slower in this run, no more than its noise (±3.0 %)"),
+    ],
+)
+def test_what_was_found_is_told_plainly(default: list[int], best: list[int], why: str) -> None:
+    found = [[scaled(factor / 100) for factor in factors] for factors in (default, best)]
+    assert judge("interactive", *found).why.startswith(why)
+
+
+def test_what_got_worse_is_named() -> None:
+    why = judge("interactive", [figures()] * 3, [figures(40, 24)] * 3).why
+    assert why == "the best found was 30.7 % faster on the whole, but each further token took 20.0 % longer"
 
 
 async def test_a_best_that_fails_in_the_comparison_is_not_taken() -> None:
@@ -159,8 +190,10 @@ def test_what_is_tried_follows_from_the_host_and_the_model() -> None:
     assert values["dynamic_quantization_group_size"] == ("32",)
     assert values["precision"] == ("f32",)
     small = Cpu(cores_physical=1, cores_usable=1, flags=frozenset({"amx_bf16"}))
-    values = tried(dimensions("throughput", DEFAULT, small, {32}, (), fits=lambda _: False))
-    assert values == {"max_num_batched_tokens": (96, 128), "precision": ("f32", "bf16")}
+    values = tried(dimensions("throughput", DEFAULT, small, {32}, ()))
+    assert values == {
+        "max_num_batched_tokens": (96, 128), "kv_cache_precision": ("f16",), "precision": ("f32", "bf16"),
+    }  # fmt: skip
 
 
 def test_what_the_operator_has_set_is_not_tried() -> None:

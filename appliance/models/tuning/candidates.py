@@ -3,10 +3,9 @@
 Nothing is tried that computes more coarsely than the default does: what that does to answers is no matter of speed.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from appliance.config import EngineSettings
 from appliance.models.tuning.record import Profile, Value
@@ -38,20 +37,17 @@ def dimensions(
     cpu: Cpu,
     int4_group_sizes: Collection[int],
     explicit: Collection[str],
-    fits: Callable[[EngineSettings], bool] = lambda _: True,
 ) -> list[Dimension]:
     """What is tried, the most promising first, for there may not be time for all.
 
-    `explicit`: "section.key" of what the operator has set, and that is left alone. `fits`: whether the memory is there
-    to serve with such settings, of which only the KV cache's precision makes a difference.
+    `explicit`: "section.key" of what the operator has set, and that is left alone.
     """
-    wider = ("f16",) if fits(replace(settings, kv_cache_precision="f16")) else ()
     found = [
         Dimension("threads", _threads(settings, cpu)),
         Dimension("max_num_batched_tokens", BATCHED_TOKENS[profile]),
         Dimension("cpu_pinning", ("off", "on") if cpu.cores_usable > 1 else ()),
         Dimension("dynamic_quantization_group_size", _group_sizes(int4_group_sizes)),
-        Dimension("kv_cache_precision", wider),
+        Dimension("kv_cache_precision", ("f16",)),
         Dimension("precision", _precisions(cpu)),
     ]
     if settings.pipeline == "llm":  # one request at a time, and its prompt in one piece

@@ -19,6 +19,7 @@ from appliance.models.tuning.record import MOST_REASON, Evidence, Figures, Profi
 
 LEAD = 0.01  # by which a value has to be better than what there is to be taken along
 NOISE_LEAST = 0.03  # of two runs of the same settings on a quiet machine, seldom less
+WORDS = {"ttft_ms": "the first token", "ms_per_token": "each further token"}
 ROUNDS = 3  # of the comparison at the end, one worker each of the default and of the best
 
 Measure = Callable[[EngineSettings], Awaitable[Figures]]
@@ -58,14 +59,16 @@ def judge(profile: Profile, default: Sequence[Figures], best: Sequence[Figures])
     middle = statistics.median(costs[0])
     gain = 1 - statistics.median(costs[1]) / middle if 0 < middle < math.inf else 0.0
     if not gain > noise:
-        why = f"the best found is {gain:+.1%} better than the defaults, within noise of {noise:.1%}"
+        why = f"the best found was {_compared(gain)} in this run, no more than its noise ({_percent(noise, '±')})"
+        if gain < -noise:
+            why = f"what was fastest in the search was {_compared(gain)} in the comparison"
         return Verdict(wins=False, gain_ratio=gain, noise_ratio=noise, why=why)
     for name in ("ttft_ms", "ms_per_token") if profile == "interactive" else ():
         worse = _median(best, name) / _median(default, name) - 1
         if worse > noise:
-            why = f"the best found is {gain:.1%} better, but worse by {worse:.1%} in {name}"
+            why = f"the best found was {_compared(gain)} on the whole, but {WORDS[name]} took {_percent(worse)} longer"
             return Verdict(wins=False, gain_ratio=gain, noise_ratio=noise, why=why)
-    why = f"{gain:.1%} better than the defaults, noise {noise:.1%}"
+    why = f"{_compared(gain)} than the defaults in this run, more than its noise ({_percent(noise, '±')})"
     return Verdict(wins=True, gain_ratio=gain, noise_ratio=noise, why=why)
 
 
@@ -138,9 +141,9 @@ class Search:
 
     def _nothing_better(self) -> str:
         if not self._left_out:
-            return "nothing that was tried is better than the defaults"
+            return "nothing that was tried was faster"
         tried = len(self._tried) - 1
-        return f"nothing that was tried is better than the defaults; there was time for {tried} values"
+        return f"nothing that was tried was faster; there was time for {tried} values"
 
     def _evidence(self, rounds: tuple[list[Figures], list[Figures]], verdict: Verdict | None, why: str) -> Evidence:
         return Evidence(
@@ -179,6 +182,15 @@ class Search:
             self._left -= 1
         self._took_s.append(self._clock() - began)
         return figures
+
+
+def _percent(ratio: float, sign: str = "") -> str:
+    return f"{sign}{100 * ratio:.1f} %"
+
+
+def _compared(gain: float) -> str:
+    """A gain of the cost in words, `faster` or `slower`."""
+    return f"{_percent(abs(gain))} {'slower' if gain < 0 else 'faster'}"
 
 
 def _half_range(values: Sequence[float]) -> float:

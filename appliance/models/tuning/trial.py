@@ -8,7 +8,6 @@ from pathlib import Path
 from appliance.config import EngineSettings
 from appliance.engine.ipc import ChannelError
 from appliance.engine.memory import room_beside
-from appliance.models.errors import ModelError
 from appliance.models.measuring.asking import Answer, LoadedWorker, SpeedNotMeasured, open_loaded_worker
 from appliance.models.measuring.speed import NOTES, WISH, load_of
 from appliance.models.tuning.record import Figures, Profile
@@ -23,7 +22,7 @@ ANSWERS_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 60.0
 
 
-class TooLittleMemory(ModelError):
+class TooLittleMemory(SpeedNotMeasured):
     """Another worker does not fit what memory is free."""
 
 
@@ -35,7 +34,8 @@ def streams(profile: Profile, settings: EngineSettings) -> int:
 async def measure(directory: Path, profile: Profile, settings: EngineSettings) -> Figures:
     """Start a worker, ask it, and end it, whatever happens.
 
-    Raises SpeedNotMeasured, in words, where it does not load or answer in time; TooLittleMemory before it is started.
+    Raises SpeedNotMeasured, in words, where it does not load or answer in time; TooLittleMemory, which is
+    one, before it is started.
     """
     at_once = streams(profile, settings)
     load = load_of(directory, settings, kv_cache_tokens=KV_CACHE_TOKENS, max_running_requests=at_once)

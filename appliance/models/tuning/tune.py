@@ -22,8 +22,8 @@ from appliance.models.served import require_memory
 from appliance.models.slots import now
 from appliance.models.tuning.candidates import Cpu, dimensions
 from appliance.models.tuning.choosing import Measure, Search
-from appliance.models.tuning.record import Profile, Tuned, host_key, read_tuning, write_tuning
-from appliance.models.tuning.trial import measure
+from appliance.models.tuning.record import Figures, Profile, Tuned, host_key, read_tuning, write_tuning
+from appliance.models.tuning.trial import TooLittleMemory, measure
 from appliance.observability.host import cpu_info
 from appliance.types import ServedModel
 
@@ -82,8 +82,16 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         _cpu(),
         int4_group_sizes(Path(model.directory)),
         plan.explicit,
-        fits=lambda settings: _fits(settings, model),
     )
+    with_worker = partial(measure, Path(model.directory), plan.profile)
+
+    async def measure_servable(settings: EngineSettings) -> Figures:
+        """With a worker that has a small KV cache. Raises TooLittleMemory where the daemon's would not fit."""
+        try:
+            await asyncio.to_thread(require_memory, settings, model)
+        except ConfigError as error:
+            raise TooLittleMemory(str(error)) from None
+        return await (measure_with or with_worker)(settings)
 
     def tell(done: int, total: int, label: str) -> None:
         progress.stage(f"tuning {model.id} ({plan.profile}): {label}")
@@ -93,7 +101,7 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         plan.profile,
         plan.engine,
         tried,
-        measure_with or partial(measure, Path(model.directory), plan.profile),
+        measure_servable,
         tell,
         seconds=plan.seconds,
     )
@@ -107,15 +115,6 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         took_s=round(time.monotonic() - began, 1),
         evidence=evidence,
     )
-
-
-def _fits(settings: EngineSettings, model: ServedModel) -> bool:
-    """Whether the machine could serve with such settings."""
-    try:
-        require_memory(settings, model)
-    except ConfigError:
-        return False
-    return True
 
 
 def _cpu() -> Cpu:
