@@ -71,48 +71,34 @@ class HubSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         return self.repository
 
 
-class FileSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="file"):
+class _LocalSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Something on this machine."""
+
+    path: Annotated[str, Meta(pattern=r"\A/", max_length=4096)]
+    revision: str = ""
+    """Nothing: a file has none, nor has a directory."""
+    sha256: Sha256 = ""
+    """Of the file; of a directory's files, as models/README.md says."""
+    quantization: str = ""
+    """Of a checkpoint what its matrices are, such as "BF16"."""
+    size_bytes: Bytes = 0
+
+    @property
+    def name(self) -> str:
+        return self.file
+
+    @property
+    def file(self) -> str:
+        """Its name only: what a model is does not depend on where it lay."""
+        return Path(self.path).name
+
+
+class FileSource(_LocalSource, frozen=True, kw_only=True, tag="file"):
     """One GGUF file on this machine."""
 
-    path: Annotated[str, Meta(pattern=r"\A/", max_length=4096)]
-    revision: str = ""
-    """Nothing: a file has none."""
-    sha256: Sha256 = ""
-    quantization: str = ""
-    size_bytes: Bytes = 0
 
-    @property
-    def name(self) -> str:
-        return self.file
-
-    @property
-    def file(self) -> str:
-        """Its name only: what a model is does not depend on where the file lay."""
-        return Path(self.path).name
-
-
-class CheckpointSource(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="checkpoint"
-):
+class CheckpointSource(_LocalSource, frozen=True, kw_only=True, tag="checkpoint"):
     """One directory of safetensors on this machine."""
-
-    path: Annotated[str, Meta(pattern=r"\A/", max_length=4096)]
-    revision: str = ""
-    """Nothing: a directory has none."""
-    sha256: Sha256 = ""
-    """Of all its files, as models/README.md says."""
-    quantization: str = ""
-    """What its matrices are, such as "BF16"."""
-    size_bytes: Bytes = 0
-
-    @property
-    def name(self) -> str:
-        return self.file
-
-    @property
-    def file(self) -> str:
-        """Its name only, as with a file."""
-        return Path(self.path).name
 
 
 Source = WheelSource | HubSource | FileSource | CheckpointSource

@@ -8,21 +8,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from appliance.models.checkpoint import files as names
-from appliance.models.checkpoint.weights import CheckpointError, Tensor, read_tensors
-from appliance.models.facts import (
-    KNOWN_ENDS,
-    LEAST_CONTEXT_TOKENS,
-    MOST_CONTEXT_TOKENS,
-    MOST_TEXT,
-    Facts,
-    licence_of,
-    one_line,
-)
+from appliance.models.checkpoint.weights import CheckpointError, read_tensors
+from appliance.models.facts import KNOWN_ENDS, Facts, ends_of, is_context, languages_of, licence_of, one_line, types_of
 from appliance.types import GenerationDefaults
 
 MOST_JSON_BYTES = 64 << 20  # a tokenizer with 262,144 tokens has 33 MB
 MOST_CARD_BYTES = 64 << 10
-MOST_LANGUAGES = 64
 NOTHING = (b"", b"null")
 
 Ids = int | tuple[int, ...] | None
@@ -73,7 +64,7 @@ def read_facts(directory: Path) -> Facts:
     _require_files(directory, there)
     config = _read(directory / names.CONFIG_NAME, _Config)
     context = config.max_position_embeddings
-    if context is None or not LEAST_CONTEXT_TOKENS <= context <= MOST_CONTEXT_TOKENS:
+    if not is_context(context):
         raise CheckpointError(f"{names.CONFIG_NAME}: max_position_embeddings is {context!r}, not a number of tokens")
     if bytes(config.quantization_config) not in NOTHING:
         raise CheckpointError("it is quantized already; take the model before somebody did that")
@@ -83,11 +74,11 @@ def read_facts(directory: Path) -> Facts:
     return Facts(
         architecture=one_line(config.model_type),
         licence=licence_of(next(iter(card.get("license", ())), "")),
-        languages=tuple(one_line(code)[:16] for code in card.get("language", ()))[:MOST_LANGUAGES],
+        languages=languages_of(card.get("language", ())),
         context_tokens=context,
         parameters=sum(tensor.elements for tensor in tensors.values()),
         f16_bytes=sum(2 * tensor.elements for tensor in tensors.values()),
-        matrix_types=_matrix_types(tensors.values()),
+        matrix_types=types_of((one.dtype, one.elements) for one in tensors.values() if len(one.shape) > 1),
         eos_tokens=_eos_tokens(directory, (config.eos_token_id, generation.eos_token_id)),
         generation=_defaults(generation),
     )
@@ -129,20 +120,12 @@ def _read_if_there(file: Path, type: type[Any]) -> Any:
     return _read(file, type) if file.is_file() else None
 
 
-def _matrix_types(tensors: Iterable[Tensor]) -> tuple[str, ...]:
-    shares: dict[str, int] = {}
-    for tensor in tensors:
-        if len(tensor.shape) > 1:
-            shares[tensor.dtype] = shares.get(tensor.dtype, 0) + tensor.elements
-    return tuple(sorted(shares, key=lambda name: -shares[name]))
-
-
 def _eos_tokens(directory: Path, named: Iterable[Ids]) -> tuple[str, ...]:
     """The tokens that the files name as ends, and special ones that are known as such."""
     tokens: tuple[_AddedToken, ...] = _read(directory / names.TOKENIZER_NAME, _Tokenizer).added_tokens
     ids = {number for some in named for number in ((some,) if isinstance(some, int) else some or ())}
     ends = [token.content for token in tokens if token.id in ids or (token.special and token.content in KNOWN_ENDS)]
-    return tuple(dict.fromkeys(end for end in ends if end and len(end) <= MOST_TEXT))
+    return ends_of(ends)
 
 
 def _defaults(given: _Generation) -> GenerationDefaults | None:

@@ -2,15 +2,7 @@
 
 from pathlib import Path
 
-from appliance.models.facts import (
-    KNOWN_ENDS,
-    LEAST_CONTEXT_TOKENS,
-    MOST_CONTEXT_TOKENS,
-    MOST_TEXT,
-    Facts,
-    licence_of,
-    one_line,
-)
+from appliance.models.facts import KNOWN_ENDS, Facts, ends_of, is_context, languages_of, licence_of, one_line, types_of
 from appliance.models.gguf.ggml import NOT_DEQUANTIZED
 from appliance.models.gguf.header import Header, HeaderError, read_header, read_numbers, read_texts
 
@@ -21,7 +13,6 @@ EXPORT_ROUTE = (
     "import the directory of its safetensors instead, on a builder: pip install 'edge-chat-appliance[export]', then "
     "appliance models import DIRECTORY"
 )
-MOST_LANGUAGES = 64
 CONTROL = 3  # of tokenizer.ggml.token_type
 
 
@@ -30,13 +21,13 @@ def read_facts(file: Path) -> Facts:
     header = read_header(file)
     architecture = _architecture(header)
     context = header.metadata.get(f"{architecture}.context_length")
-    if not isinstance(context, int) or not LEAST_CONTEXT_TOKENS <= context <= MOST_CONTEXT_TOKENS:
+    if not is_context(context):
         raise HeaderError(f"{architecture}.context_length is {context!r}, not a number of tokens")
     return Facts(
         architecture=architecture,
         name=one_line(header.metadata.get("general.name")),
         licence=licence_of(header.metadata.get("general.license")),
-        languages=_languages(file, header),
+        languages=languages_of(read_texts(file, header.metadata.get("general.languages"))),
         context_tokens=context,
         parameters=sum(tensor.elements for tensor in header.tensors),
         f16_bytes=sum(tensor.elements * (4 if len(tensor.shape) == 1 else 2) for tensor in header.tensors),
@@ -68,19 +59,12 @@ def _architecture(header: Header) -> str:
     return architecture
 
 
-def _languages(file: Path, header: Header) -> tuple[str, ...]:
-    codes = read_texts(file, header.metadata.get("general.languages"))
-    return tuple(one_line(code)[:16] for code in codes)[:MOST_LANGUAGES]
-
-
 def _matrix_types(header: Header) -> tuple[str, ...]:
-    shares: dict[str, int] = {}
+    """Raises HeaderError for a type that nobody can read."""
     for tensor in header.tensors:
         if tensor.ggml.name in NOT_DEQUANTIZED:
             raise HeaderError(f"tensor {tensor.name!r} is {tensor.ggml.name}, which can't be dequantized")
-        if len(tensor.shape) > 1:
-            shares[tensor.ggml.name] = shares.get(tensor.ggml.name, 0) + tensor.elements
-    return tuple(sorted(shares, key=lambda name: -shares[name]))
+    return types_of((tensor.ggml.name, tensor.elements) for tensor in header.tensors if len(tensor.shape) > 1)
 
 
 def _eos_tokens(file: Path, header: Header) -> tuple[str, ...]:
@@ -91,4 +75,4 @@ def _eos_tokens(file: Path, header: Header) -> tuple[str, ...]:
     named = [metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom")]
     ends = [tokens[number] for number in named if isinstance(number, int) and 0 <= number < len(tokens)]
     ends += [token for token, kind in zip(tokens, types, strict=False) if kind == CONTROL and token in KNOWN_ENDS]
-    return tuple(dict.fromkeys(end for end in ends if end and len(end) <= MOST_TEXT))
+    return ends_of(ends)
