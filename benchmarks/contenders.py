@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -85,7 +85,7 @@ class DaemonTarget:
         self.ending: Ending | None = None
         self._client = client
 
-    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
         """See Target. The protocol tells of text, and of tokens at the end."""
         self.ending = None
         text: list[str] = []

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +79,7 @@ class LlamaTarget:
         self._url = f"{url}/v1/chat/completions"
         self._session = session
 
-    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
         """See Target."""
         self.ending = None
         request = {

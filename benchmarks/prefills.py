@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import cast
 
 from appliance.bench.workload import Workload, messages
 from appliance.client import connect
@@ -82,7 +81,7 @@ class _Stream:
         prompt = messages(self._workload, 0, 0)
         counts = self._target.ask(prompt, max_tokens=STREAM_TOKENS, seed=0)
         try:
-            async with contextlib.aclosing(cast("AsyncGenerator[int, None]", counts)) as stream:
+            async with contextlib.aclosing(counts) as stream:
                 async for _ in stream:
                     self.arrivals.append(time.perf_counter())
                     if len(self.arrivals) == STREAM_BEFORE:

@@ -65,7 +65,7 @@ def new_seed() -> int:
 
 def level_seed(seed: int, number: int) -> int:
     """The seed of level `number`: else each level would ask what the one before has left in the prefix cache."""
-    return random.Random(f"{seed}/{number}").getrandbits(31)  # noqa: S311 # texts, no secrets
+    return random.Random(f"{seed}/{number}").getrandbits(31)
 
 
 async def measure(plan: Plan, progress: Progress) -> Result:

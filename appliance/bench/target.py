@@ -1,6 +1,6 @@
 """What is measured, as the load sees it: something that can be asked. Knows no transport."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -35,7 +35,7 @@ class Target(Protocol):
     ending: Ending | None
     """Of the last answer; None while one comes, after a failure, and where the target can't tell."""
 
-    def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+    def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
         """The numbers of new tokens as they come (where a target can't tell: 1 for each chunk of text), to the end.
 
         Raises TargetError. Leaving the iteration (`aclose`, where it is a generator) cancels the request.

@@ -3,7 +3,7 @@
 Another transport is another Target beside this one, and another `open_targets`.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from appliance.bench.target import Ending, Target, TargetError
@@ -24,7 +24,7 @@ class WebSocketTarget:
         self._client = client
         self._temperature = temperature
 
-    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
         """See Target: 1 for each delta, as the protocol tells no tokens before the end."""
         self.ending = None
         stream = self._client.stream(messages, max_tokens=max_tokens, seed=seed, temperature=self._temperature)

@@ -161,13 +161,13 @@ def _prose(rng: random.Random, tokens: int) -> str:
 
 
 def _common_text(workload: Workload) -> str:
-    rng = random.Random(f"{workload.seed}/common")  # noqa: S311 # texts, no secrets
+    rng = random.Random(f"{workload.seed}/common")
     return "You know these notes. " + _prose(rng, workload.prompt_tokens // 2 - TEMPLATE_TOKENS)
 
 
 def _name(seed: int, client: int, turn: int) -> str:
     """Three words that no other (client, turn) of this seed has, below MAX_TURNS turns."""
-    rng = random.Random(f"{seed}/names")  # noqa: S311
+    rng = random.Random(f"{seed}/names")
     number = (client * MAX_TURNS + turn) ^ rng.getrandbits(_NAME_BITS)  # else the first is 0, whatever the seed
     for _ in range(2):  # each of these leads to every number once: odd factors, shifts that can be undone
         number = number * (rng.getrandbits(_NAME_BITS) | 1) % (1 << _NAME_BITS)
@@ -180,4 +180,4 @@ def _name(seed: int, client: int, turn: int) -> str:
 
 
 def _random(workload: Workload, client: int, turn: int, what: str) -> random.Random:
-    return random.Random(f"{workload.seed}/{client}/{turn}/{what}")  # noqa: S311
+    return random.Random(f"{workload.seed}/{client}/{turn}/{what}")

@@ -211,7 +211,7 @@ class _Attempt:
         try:
             await asyncio.to_thread(change_slots, self._store.directory, undo)
         except (OSError, ApplianceError) as error:
-            log.error("slots not changed back", extra=fields(reason=str(error)))  # noqa: TRY400
+            log.error("slots not changed back", extra=fields(reason=str(error)))  # noqa: TRY400 # known errors: no traceback
 
     def _result(self, slot: Slot, outcome: Literal["switched", "unchanged"]) -> Switched:
         return switched(slot, self._after, outcome, self._proof)

@@ -57,7 +57,7 @@ def plan(url: str, **changes: object) -> Plan:
         "url": url, "kinds": ["free"], "concurrency": [1], "prompt_tokens": 120, "output_tokens": 5,
         "shared_prefix": 0.0, "think_s": 0.0, "requests": 2, "duration_s": None, "warm_up": 1, "seed": 7,
     }  # fmt: skip
-    return Plan(**(values | changes))  # type: ignore[arg-type]
+    return Plan(**(values | changes))  # type: ignore[arg-type] # names and types are the struct's
 
 
 async def test_a_measurement_ends_in_a_table_a_file_and_a_page(appliance: Appliance, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_leaving_a_target_cancels_its_request(appliance: Appliance) -> Non
         counts = target_for(0).ask([Message("user", "on fake:step-ms=5")], max_tokens=4000, seed=1)
         await anext(counts)
         assert appliance.daemon.dispatcher.running == 1
-        await counts.aclose()  # type: ignore[attr-defined]
+        await counts.aclose()
         async with asyncio.timeout(WAIT_S):
             while appliance.daemon.dispatcher.running:
                 await asyncio.sleep(0.01)

@@ -82,6 +82,7 @@ async def test_every_bad_message_gets_the_error_that_it_deserves(appliance: Appl
         findings = Findings()
         world = World([Door(parse_address(appliance.url))], findings, 1, itertools.count(number))
         rng = random.Random(number)
+        # Chance is what chooses among the messages: here each has its turn.
         rng.choice = lambda options, chosen=bad: chosen if chosen in options else options[0]  # type: ignore[method-assign, misc]
         await bad_message(world, rng)
         assert findings.violations == [], bad.name

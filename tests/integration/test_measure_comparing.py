@@ -11,7 +11,7 @@ from appliance.models.measuring.tokens import Tokens
 
 silence_telemetry()  # before anything imports OpenVINO
 
-from appliance.models.measuring import comparing  # noqa: E402
+from appliance.models.measuring import comparing  # noqa: E402 # see silence_telemetry
 
 VOCABULARY = 50
 

@@ -1,7 +1,7 @@
 """The closed loop, with targets that answer from a script."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 
 import pytest
@@ -30,7 +30,7 @@ class Scripted:
         self._crowd = crowd
         self._failure = failure
 
-    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+    async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
         self.asked.append(messages)
         self.seeds.append(seed)
         self.ending = None
@@ -122,7 +122,7 @@ async def test_a_target_that_never_answers_is_left() -> None:
         name = "silent"
         ending: Ending | None = None
 
-        async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncIterator[int]:
+        async def ask(self, messages: list[Message], *, max_tokens: int, seed: int) -> AsyncGenerator[int, None]:
             try:
                 yield 1
                 await asyncio.Event().wait()

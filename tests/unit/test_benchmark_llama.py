@@ -1,7 +1,7 @@
 """A client of llama.cpp's server, against a scripted one that speaks as it does; and where its build comes from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def streams(*parts: bytes) -> Handler:
     return handle
 
 
-async def asking(handle: Handler, max_tokens: int = 48) -> AsyncIterator[tuple[LlamaTarget, AsyncIterator[int]]]:
+async def asking(handle: Handler, max_tokens: int = 48) -> AsyncIterator[tuple[LlamaTarget, AsyncGenerator[int, None]]]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", handle)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
@@ -112,7 +112,7 @@ async def test_leaving_the_iteration_ends_the_request() -> None:
     async for _, counts in asking(for_ever):
         async for _ in counts:
             break
-        await counts.aclose()  # type: ignore[attr-defined]
+        await counts.aclose()
         async with asyncio.timeout(10):
             await gone.wait()
 

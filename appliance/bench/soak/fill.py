@@ -31,7 +31,7 @@ async def fill_kv_cache(world: World, server: Server) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(_ask(world, random.Random(number), left, size))  # noqa: S311 # chooses a door
+                group.create_task(_ask(world, random.Random(number), left, size))
     except TimeoutError:
         world.findings.counts["filling the KV cache was cut short"] += 1
 

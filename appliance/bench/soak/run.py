@@ -182,10 +182,10 @@ async def _churn(world: World, plan: SoakPlan, watch: _Watch) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(watch.run())
             for number, churn in enumerate(CHURN):
-                rng = random.Random(f"{plan.seed}/{number}")  # noqa: S311 # a load, no secret
+                rng = random.Random(f"{plan.seed}/{number}")
                 if churn.per_s == float("inf"):
                     for _ in range(churn.at_once):
-                        group.create_task(_again_and_again(world, churn, random.Random(rng.random()), watch))  # noqa: S311
+                        group.create_task(_again_and_again(world, churn, random.Random(rng.random()), watch))
                 else:
                     group.create_task(_at_a_rate(world, churn, rng, watch))
 
@@ -209,7 +209,7 @@ async def _at_a_rate(world: World, churn: Churn, rng: random.Random, watch: _Wat
     async with asyncio.TaskGroup() as group:
         while not watch.over:
             await free.acquire()
-            group.create_task(one(random.Random(rng.random())))  # noqa: S311
+            group.create_task(one(random.Random(rng.random())))
             due = max(due + rng.uniform(0.5, 1.5) / churn.per_s, time.monotonic() - 1)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
@@ -232,7 +232,7 @@ async def _guarded(world: World, behaviour: Behaviour, rng: random.Random) -> No
 
 async def _one_answer(world: World) -> None:
     """Have the engine make a few steps, so that what it says of itself is of now."""
-    await _guarded(world, ordinary, random.Random(world.seed))  # noqa: S311
+    await _guarded(world, ordinary, random.Random(world.seed))
 
 
 def _doors(address: Address) -> list[Door]:
