@@ -18,6 +18,8 @@ test: environment ## unit, contract, integration and SmolLM2 tests (ARGS="-k nam
 	@$(BIN)/pytest $(wildcard $(SUITES)) $(ARGS)
 
 test-all: environment ## the suites that are not in test: imports that take a minute each
+	@$(BIN)/python -c 'from importlib.metadata import version; version("optimum-intel")' 2>/dev/null || \
+		echo "left out: exports of safetensors, as torch and optimum-intel are not here; deploy/bootstrap.sh export gets them"
 	@$(if $(OTHER_SUITES),$(BIN)/pytest $(OTHER_SUITES) $(ARGS),echo "test-all: there are no suites besides those of make test")
 
 # Not in CI: figures want a machine that does nothing else.

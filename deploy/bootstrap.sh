@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this checkout and installs the project into it.
 #
-# Usage: deploy/bootstrap.sh serve|test|bench     (PYTHON=/path/to/python3 chooses the interpreter)
+# Usage: deploy/bootstrap.sh serve|test|bench|export     (PYTHON=/path/to/python3 chooses the interpreter)
 #
 # Nothing is made before everything that is needed is there. A stamp, written last, makes the next run
 # return at once and without the network; an interrupted run leaves no stamp and is done again.
@@ -16,10 +16,10 @@ die() { printf 'bootstrap: %s\n' "$@" >&2; exit 1; }
 
 case ${1-} in
   serve) extras=systemd ;;
-  # Each holds all that those before it need, so its .venv does for them too.
   test) extras=systemd,dev ;;
   bench) extras=systemd,dev,bench ;;
-  *) die "usage: deploy/bootstrap.sh serve|test|bench" ;;
+  export) extras=systemd,dev,export ;; # torch: 1 GB, or several where the index has none without CUDA
+  *) die "usage: deploy/bootstrap.sh serve|test|bench|export" ;;
 esac
 
 # The interpreter itself, not the shim or the virtual environment that leads to it: ours may be active now.
@@ -61,14 +61,25 @@ venv_is_whole() {
     { [ -z "${PYTHON-}" ] || [ "$python" = "$(base_python "$PYTHON")" ]; }
 }
 
+# The extras that .venv has, up to date or not.
+stamped_extras() { sed -n 3p "$stamp"; }
+
+# Whether the extra $1 is among the extras $2.
+is_among() { [[ ,$2, == *",$1,"* ]]; }
+
 is_done() {
   venv_is_whole || return 1
-  local text enough
-  text=$(<"$stamp")
-  for enough in systemd systemd,dev systemd,dev,bench; do
-    if [[ $enough == "$extras"* && $text == "$(stamp_text "$enough")" ]]; then return 0; fi
-  done
-  return 1
+  local extra stamped
+  stamped=$(stamped_extras)
+  for extra in ${extras//,/ }; do is_among "$extra" "$stamped" || return 1; done
+  [ "$(<"$stamp")" = "$(stamp_text "$stamped")" ]
+}
+
+# What is installed for another purpose is kept up to date too.
+keep_extras() {
+  local extra stamped
+  stamped=$(stamped_extras)
+  for extra in ${stamped//,/ }; do is_among "$extra" "$extras" || extras+=,$extra; done
 }
 
 # The Debian packages without which the installation would fail half way.
@@ -155,7 +166,9 @@ packages=$(missing_packages "$python")
 # shellcheck disable=SC2086 # one word for each package
 if [ -n "$packages" ]; then install_packages $packages; fi
 
-if ! venv_is_whole; then
+if venv_is_whole; then
+  keep_extras
+else
   say "making .venv with $python"
   rm -rf .venv
   "$python" -m venv .venv

@@ -127,6 +127,20 @@ def test_what_the_benchmark_needs_is_enough_for_the_rest_and_not_the_other_way_r
     assert host.installs("test") == host.installs("serve") == []
 
 
+def test_one_environment_does_for_purposes_of_which_neither_holds_the_other(host: Host) -> None:
+    host.installs("bench")
+    assert host.installs("export") == installed("systemd,dev,export,bench")
+    assert host.installs("bench") == host.installs("export") == host.installs("test") == []
+
+
+def test_what_an_earlier_purpose_needed_is_brought_up_to_date_too(host: Host) -> None:
+    host.installs("export")
+    with (host.checkout / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert host.installs("serve") == installed("systemd,dev,export")
+    assert host.installs("export") == []
+
+
 @pytest.mark.parametrize("changed", ["pyproject.toml", "appliance/__init__.py"])
 def test_changed_dependencies_or_version_are_installed_into_the_same_environment(host: Host, changed: str) -> None:
     host.installs()
