@@ -26,7 +26,7 @@ from appliance.models.importers.checkpoint import require_export
 from appliance.models.importers.file import describe_file, digest_of, require_extra
 from appliance.models.importers.quantizing import scan
 from appliance.models.progress import Progress
-from appliance.models.pull import Pulled, open_puller
+from appliance.models.pull import Pulled, Route, open_puller
 from appliance.models.recipes import DEFAULT_RECIPE, load_recipe
 from appliance.models.slots import Slots, slot_of
 from appliance.models.store import Installed, check_id
@@ -86,6 +86,9 @@ def _state(slots: Slots, model: Installed) -> str:
 def pull(
     model_id: Annotated[str | None, typer.Argument(metavar="ID", help="A model of the catalog.")] = None,
     preferred: Annotated[bool, typer.Option("--preferred", help="The first of models.preferred.")] = False,
+    route: Annotated[
+        Route, typer.Option("--route", help="gguf, or on a builder export: the makers' safetensors.")
+    ] = "gguf",
     force: Annotated[bool, typer.Option("--force", help="Import again what is installed.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -93,6 +96,8 @@ def pull(
     """Install a model; does nothing where it is installed."""
     if (model_id is None) != preferred:
         raise typer.BadParameter("give either a model's ID or --preferred")
+    if preferred and route == "export":
+        raise typer.BadParameter("--route export is for one model's ID")
     effective, store = open_store(config)
     catalog = open_catalog(effective)
     settings = effective.settings.models
@@ -101,7 +106,7 @@ def pull(
         pulled = (
             puller.pull_preferred(settings.preferred, force=force)
             if model_id is None
-            else puller.pull(model_id, force=force)
+            else puller.pull(model_id, route=route, force=force)
         )
     _show_pulled(pulled, as_json)
 

@@ -18,6 +18,8 @@ ModelId = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Bytes = Annotated[int, Meta(ge=0)]
+Repository = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")]
+HubRevision = Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?\Z")]
 
 _FORMS = {  # in words, for the keys that have a pattern
     "id": "small letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit",
@@ -54,8 +56,8 @@ class WheelSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class HubSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hub"):
     """One GGUF file of a model hub's repository."""
 
-    repository: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")]
-    revision: Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?\Z")] = ""
+    repository: Repository
+    revision: HubRevision = ""
     """A commit, or a branch or tag; empty takes the newest. The manifest records which commit it was."""
     # Also the name of a file below the store: no part of it can be "..".
     file: Annotated[
@@ -69,6 +71,31 @@ class HubSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     @property
     def name(self) -> str:
         return self.repository
+
+
+class HubCheckpointSource(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hub-checkpoint"
+):
+    """The safetensors of a model hub's repository, with what belongs to them."""
+
+    repository: Repository
+    revision: HubRevision = ""
+    """As of a GGUF file of a hub."""
+    sha256: Sha256 = ""
+    """Of all its files, as of a directory; empty where nobody has pulled it yet."""
+    quantization: str = ""
+    """What its matrices are, such as "BF16"."""
+    size_bytes: Bytes = 0
+    """Of all its files."""
+
+    @property
+    def name(self) -> str:
+        return self.repository
+
+    @property
+    def file(self) -> str:
+        """Nothing: it has several."""
+        return ""
 
 
 class _LocalSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -101,7 +128,7 @@ class CheckpointSource(_LocalSource, frozen=True, kw_only=True, tag="checkpoint"
     """One directory of safetensors on this machine."""
 
 
-Source = WheelSource | HubSource | FileSource | CheckpointSource
+Source = WheelSource | HubSource | HubCheckpointSource | FileSource | CheckpointSource
 
 
 class CatalogModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

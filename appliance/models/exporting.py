@@ -5,6 +5,7 @@ The weights stay F16: the recipe's quantization is the same step for whatever an
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from appliance.models.manifest import MODEL_FILES
@@ -20,6 +21,9 @@ def export(checkpoint: Path, directory: Path) -> None:
     """
     work = directory / "export"
     os.environ.update(OFFLINE, HF_HOME=str(work))
+    # optimum-intel has it installed, models of text need none, and one that was built for another torch, as beside a
+    # torch without CUDA, breaks the import of transformers.
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
     from optimum.exporters.openvino import main_export
     from optimum.intel import OVConfig
 

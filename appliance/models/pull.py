@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.config import ModelSettings
 from appliance.errors import ConfigError
-from appliance.models.catalog import Catalog, CatalogModel, Source
+from appliance.models.catalog import Catalog, CatalogModel, HubCheckpointSource, Source
 from appliance.models.downloads import discard_download, kept_bytes
 from appliance.models.errors import MB, ImportFailed, ModelDamaged, ModelError, SourceUnavailable, StoreBusy
 from appliance.models.importers import Built, Importer
 from appliance.models.importers.checkpoint import CheckpointImporter
+from appliance.models.importers.fetching import F16_BYTES, HubFetcher
 from appliance.models.importers.file import FileImporter
 from appliance.models.importers.gguf import convert
-from appliance.models.importers.hub import HubImporter
+from appliance.models.importers.hub import HubCheckpointImporter, HubImporter
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy
 from appliance.models.importers.wheel import WheelImporter
 from appliance.models.manifest import Manifest, SourceRecord, installed_versions, sealed
@@ -30,6 +32,8 @@ MARGIN_BYTES = 64 * MB  # for what else writes to the disk meanwhile
 IMPORT_WAIT_S = 900.0  # for another writer's conversion, after its download
 
 Outcome = Literal["present", "installed", "unchanged", "replaced"]
+Route = Literal["gguf", "export"]
+"""gguf: what needs no torch; export: the makers' safetensors."""
 
 
 class Pulled(Struct, frozen=True):
@@ -53,8 +57,8 @@ class Puller(Struct, frozen=True, kw_only=True):
     wait_s: float
     """Seconds to wait for another writer of the store."""
 
-    def pull(self, model_id: str, *, force: bool = False) -> Pulled:
-        """The model, imported where it is not installed; with `force` imported in any case.
+    def pull(self, model_id: str, *, route: Route = "gguf", force: bool = False) -> Pulled:
+        """The model, imported by that route where it is not installed by any; with `force` imported in any case.
 
         A damaged model is imported again. Raises ConfigError (unknown id, store unusable, manifest of a newer
         appliance), ModelError where no source gave it.
@@ -62,7 +66,7 @@ class Puller(Struct, frozen=True, kw_only=True):
         present = None if force else self._find_sound_manifest(model_id)
         if present is not None:
             return Pulled(present, "present")
-        model = self.catalog.find(model_id)
+        model = by_route(self.catalog.find(model_id), route)
         if not any(_kind(source) in self.importers for source in model.source):  # no reason to wait for the lock
             raise SourceUnavailable(f"{model.id}: {'; '.join(_no_importer(source) for source in model.source)}")
         with self.store.open_writer(wait_s=self.wait_s, on_wait=self.progress.note) as writer:
@@ -182,20 +186,41 @@ def open_puller(
         source_timeout_s=settings.source_timeout_s,
         download_timeout_s=settings.download_timeout_s,
     )
-    hub = HubImporter(
-        QuantizingConverter(default),
+    fetcher = HubFetcher(
         store=store.directory,
         source_timeout_s=settings.source_timeout_s,
         download_timeout_s=settings.download_timeout_s,
     )
-    checkpoint = CheckpointImporter(recipe or default)
     return Puller(
         store=store,
         catalog=catalog,
-        importers={"hub": hub, "wheel": wheel, "file": file, "checkpoint": checkpoint},
+        importers={
+            "hub": HubImporter(QuantizingConverter(default), fetcher),
+            "hub-checkpoint": HubCheckpointImporter(default, fetcher),
+            "wheel": wheel,
+            "file": file,
+            "checkpoint": CheckpointImporter(recipe or default),
+        },
         progress=progress,
         wait_s=settings.download_timeout_s + IMPORT_WAIT_S,
     )
+
+
+def by_route(model: CatalogModel, route: Route) -> CatalogModel:
+    """The model with the sources of that route only. Raises SourceUnavailable where it has none."""
+    exported = tuple(source for source in model.source if isinstance(source, HubCheckpointSource))
+    others = tuple(source for source in model.source if source not in exported)
+    if route == "export" and not exported:
+        raise SourceUnavailable(
+            f"{model.id}: the catalog names no safetensors of it (a source of the kind hub-checkpoint); add one, or "
+            "run: appliance models import DIRECTORY"
+        )
+    if route == "gguf" and not others:
+        raise SourceUnavailable(
+            f"{model.id}: the catalog has its safetensors only; on a builder, run: appliance models pull --route "
+            f"export {model.id}"
+        )
+    return replace(model, source=exported if route == "export" else others)
 
 
 def needed_bytes(model: CatalogModel, source: Source) -> int:
@@ -203,6 +228,8 @@ def needed_bytes(model: CatalogModel, source: Source) -> int:
 
     A converter that writes more besides looks for room itself.
     """
+    if isinstance(source, HubCheckpointSource):
+        return (source.size_bytes or F16_BYTES * model.parameters) + model.installed_bytes + MARGIN_BYTES
     extracted = source.size_bytes or model.installed_bytes
     return model.download_bytes + extracted + model.installed_bytes + MARGIN_BYTES
 

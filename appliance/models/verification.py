@@ -82,7 +82,8 @@ def file_record(file: Path) -> FileRecord:
 def mending(manifest: Manifest, directory: Path) -> str:
     """The command that installs the model in `directory` anew."""
     file = manifest.source.file if manifest.source.kind in ("file", "checkpoint") else ""
-    return mending_command(manifest.id, file, bundled=came_in_bundle(directory))
+    exported = manifest.source.kind == "hub-checkpoint"
+    return mending_command(manifest.id, file, bundled=came_in_bundle(directory), exported=exported)
 
 
 def _what_is_wrong(file: Path, record: FileRecord) -> str | None:

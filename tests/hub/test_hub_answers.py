@@ -110,7 +110,7 @@ def test_offline_the_hub_is_not_asked(hub: Hub, tmp_path: Path, monkeypatch: pyt
 def test_without_the_extra_the_command_that_installs_it_is_told(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.models.importers.hub.find_spec", lambda name: None if name == "nncf" else name)
+    monkeypatch.setattr("appliance.models.importers.fetching.find_spec", lambda name: None if name == "nncf" else name)
     assert "needs nncf; run: pip install 'edge-chat-appliance[quantize]'" in failure(tmp_path / "store")
 
 

@@ -18,7 +18,7 @@ from appliance.models.catalog import CatalogModel
 from appliance.models.downloads import KEPT_S
 from appliance.models.errors import DiskFull, ImportFailed, ModelError
 from appliance.models.importers import Converted
-from appliance.models.importers.hub import F16_BYTES
+from appliance.models.importers.fetching import F16_BYTES
 from appliance.models.importers.quantizing import conversion_bytes
 from appliance.models.progress import Progress
 from appliance.models.store import Store

@@ -79,8 +79,11 @@ def tiny_checkpoint(directory: Path) -> Path:
     return directory
 
 
-def qwen_checkpoint(gguf_file: Path, directory: Path) -> Path:
-    """The checkpoint that a Qwen2 GGUF could have been made of, with F16 weights. Needs the export extra."""
+def qwen_checkpoint(gguf_file: Path, directory: Path, *, layers: int | None = None) -> Path:
+    """The checkpoint that a Qwen2 GGUF could have been made of, with F16 weights. Needs the export extra.
+
+    `layers`: only so many, for what need not make sense; None for all.
+    """
     from gguf import GGUFReader, dequantize
 
     directory.mkdir()
@@ -89,12 +92,14 @@ def qwen_checkpoint(gguf_file: Path, directory: Path) -> Path:
     stored = {tensor.name: tensor for tensor in reader.tensors}
     tensors: dict[str, Data] = {}
     for name, tensor in stored.items():
-        if name == "output.weight":
+        beyond = layers is not None and name.startswith("blk.") and int(name.split(".")[1]) >= layers
+        if name == "output.weight" or beyond:
             continue
         # Tied: the better copy of the two stands for both, as in the other way to import it.
         best = stored.get("output.weight", tensor) if name == "token_embd.weight" else tensor
         tensors[_plain_name(name)] = half(dequantize(best.data, best.tensor_type))
-    write_json(directory / "config.json", _config(reader, rows=tensors["model.embed_tokens.weight"][1][0]))
+    config = _config(reader, rows=tensors["model.embed_tokens.weight"][1][0])
+    write_json(directory / "config.json", config | ({"num_hidden_layers": layers} if layers else {}))
     write_json(
         directory / "generation_config.json",
         {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1},

@@ -16,6 +16,7 @@ from appliance.models.errors import ModelError
 from appliance.models.fake import FakeImporter, fake_model
 from appliance.models.hub.client import CHUNK_BYTES
 from appliance.models.importers import Converter
+from appliance.models.importers.fetching import HubFetcher
 from appliance.models.importers.hub import HubImporter
 from appliance.models.progress import Lines
 from appliance.models.pull import Puller
@@ -45,17 +46,12 @@ def make_puller(
     download_timeout_s: float = 60.0,
     convert: Converter | None = None,
 ) -> Puller:
-    importer = HubImporter(
-        convert or Slow(gate, fill),
-        store=store,
-        source_timeout_s=source_timeout_s,
-        download_timeout_s=download_timeout_s,
-    )
+    fetcher = HubFetcher(store=store, source_timeout_s=source_timeout_s, download_timeout_s=download_timeout_s)
     model = model or tiny_model()
     return Puller(
         store=Store(store),
         catalog=Catalog({model.id: model}),
-        importers={"hub": importer, "wheel": FakeImporter()},
+        importers={"hub": HubImporter(convert or Slow(gate, fill), fetcher), "wheel": FakeImporter()},
         progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
         wait_s=60,
     )

@@ -37,7 +37,7 @@ def test_list_shows_what_is_installed_and_what_is_not(store: Store, config: str)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"fake  {model.directory.name}  installed")
-    assert "smollm2-135m-instruct  not installed (source: wheel)" in result.stdout
+    assert "smollm2-135m-instruct  not installed (source: wheel, hub-checkpoint)" in result.stdout
 
 
 def test_list_as_json(store: Store, config: str) -> None:

@@ -5,7 +5,8 @@ converts a checkpoint sees these files and no others.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from appliance.models.errors import ImportFailed
@@ -27,6 +28,21 @@ NAMES = (
     *("added_tokens.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
 )
 """Besides the weights."""
+
+_WEIGHTS = (r"model\.safetensors", r"model-\d{5}-of-\d{5}\.safetensors", r"\w[\w.-]*\.safetensors")
+
+
+def wanted_names(names: Iterable[str]) -> list[str]:
+    """The checkpoint's among a repository's files; none where it has no weights.
+
+    Some repositories have the weights in another form too: transformers' own are taken before them.
+    """
+    there = sorted(names)
+    for form in _WEIGHTS:
+        weights = [name for name in there if re.fullmatch(form, name)]
+        if weights:
+            return sorted([*weights, *(name for name in there if name in NAMES)])
+    return []
 
 
 def checkpoint_files(directory: Path) -> Sequence[Path]:

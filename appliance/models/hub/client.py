@@ -1,4 +1,4 @@
-"""`python -m appliance.models.hub.client REQUEST`: one file of a model hub, in a process of its own.
+"""`python -m appliance.models.hub.client REQUEST`: a file or a checkpoint of a model hub, in a process of its own.
 
 Knows huggingface_hub; knows no catalog and no store. Own process: whatever a hub does, time and memory are bounded
 from outside, and nothing else of the appliance pays for the import.
@@ -9,31 +9,35 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import httpx
 import msgspec
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined] # documented, not exported
 
 from appliance import __version__
 from appliance.engine.errand import limit
 from appliance.engine.orphan import end_with_parent
+from appliance.models.checkpoint.files import WEIGHTS_SUFFIX, wanted_names
+from appliance.models.hub.meter import Meter
 from appliance.models.hub.refusals import Busy, Refusals, Refused, host_of
-from appliance.models.hub.wire import Failed, Fetched, Found, Message, Received, Request, Waiting
+from appliance.models.hub.wire import Announced, Failed, Fetched, Found, Message, Request, Waiting
 
 CHUNK_BYTES = 1 << 18  # what a cut connection can cost; the library's own 10 MB are minutes on a slow line
 MEMORY_BYTES = 1 << 29  # 60 MB are used; an answer without end must not take the machine's
 MOST_REDIRECTS = 10
 MOST_FAILURES = 5  # in a row, without a byte between them
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-TICK_S = 0.1  # between two reports of progress
 
 _BUSY = (429, 500, 502, 503, 504)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 T = TypeVar("T")
@@ -93,52 +97,62 @@ def read_token(environ: Mapping[str, str]) -> Token:
 
 
 class Download:
-    """One file, from the question what it is to its last byte."""
+    """What is wanted, from the question what it is to its last byte."""
 
     def __init__(self, request: Request, token: Token, refusals: Refusals) -> None:
         self._request = request
         self._token = token
         self._refusals = refusals
         self._directory = Path(request.directory)
-        self._meter = Meter()
+        self._meter = Meter(_say)
 
     def run(self) -> Path:
-        """The file. Raises Refused, OSError, and what the libraries raise."""
+        """The file, or the checkpoint's directory. Raises Refused, OSError, and what the libraries raise."""
         found = self._again_while_busy(self.find)
         _say(found)  # whoever started this knows what room there is, and ends it where that is too little
-        self._meter.most = found.size_bytes
-        return self._again_while_busy(lambda: self._fetch(found))
+        for file in found.files:
+            self._meter.expect(file.size_bytes)
+            self._again_while_busy(partial(self._fetch, found.commit, file.name))
+        return self._directory / self._request.file
 
     def find(self) -> Found:
-        """What the hub says of the file. Raises Refused where that is not what is wanted."""
+        """What the hub says of it. Raises Refused where that is not what is wanted."""
         request = self._request
         try:
-            commit, sha256, size = self._ask()
+            commit, files = self._ask()
         except HfHubHTTPError:  # some are a ValueError too
             raise
         except (ValueError, TypeError, KeyError, AttributeError):
             raise self._refusals.no_hub() from None
-        if not _COMMIT.fullmatch(commit) or not _SHA256.fullmatch(sha256) or size < 0:
+        if not _COMMIT.fullmatch(commit) or not all(self._is_known(file) for file in files):
             raise self._refusals.no_hub()
         if _COMMIT.fullmatch(request.revision) and commit != request.revision:
             raise self._refusals.no_hub()
-        for name, wanted, got in (("sha256", request.sha256, sha256), ("size", request.size_bytes, size)):
+        found = Found(commit, files, 0)
+        sha256 = files[0].digest if request.file else ""
+        for name, wanted, got in (("sha256", request.sha256, sha256), ("size", request.size_bytes, found.size_bytes)):
             if wanted and got != wanted:
                 raise Refused(
-                    f"{request.repository} has another {request.file} than the catalog: {name} {got}, expected "
-                    f"{wanted}; nothing was downloaded: pin the revision, or correct the catalog",
+                    f"{request.repository} has another {request.file or 'checkpoint'} than the catalog: {name} {got}, "
+                    f"expected {wanted}; nothing was downloaded: pin the revision, or correct the catalog",
                     "mismatch",
                 )
-        if size > request.most_bytes:
+        if found.size_bytes > request.most_bytes:
             raise Refused(
-                f"{request.file} of {request.repository} has {size:,} bytes, more than a model of the catalog's "
-                "parameters can have; correct the catalog",
+                f"{request.file or 'the checkpoint'} of {request.repository} has {found.size_bytes:,} bytes, more than "
+                "a model of the catalog's parameters can have; correct the catalog",
                 "mismatch",
             )
-        return Found(commit, sha256, size, self._keep_only(sha256, size))
+        return Found(commit, files, self._keep_only(files))
 
-    def _ask(self) -> tuple[str, str, int]:
-        """Commit, sha256 and size."""
+    def _is_known(self, file: Announced) -> bool:
+        """Whether the hub said enough of a file to know it when it is here. Git has the small ones of a checkpoint."""
+        small = not self._request.file and not file.name.endswith(WEIGHTS_SUFFIX)
+        digest = _SHA256.fullmatch(file.digest) or (small and _SHA1.fullmatch(file.digest))
+        return bool(digest) and file.size_bytes >= 0
+
+    def _ask(self) -> tuple[str, tuple[Announced, ...]]:
+        """The commit, and what is wanted of it."""
         request = self._request
         info = HfApi(library_name="edge-chat-appliance", library_version=__version__).model_info(
             request.repository,
@@ -148,41 +162,49 @@ class Download:
             token=self._token,
         )
         files = {entry.rfilename: entry for entry in info.siblings or ()}
-        if request.file not in files:
+        wanted = [request.file] if request.file else wanted_names(files)
+        if not wanted or not files.keys() >= set(wanted):
             raise self._refusals.no_file(sorted(files))
-        lfs = files[request.file].lfs
-        if lfs is not None:
-            return str(info.sha), lfs.sha256, lfs.size
-        url = hf_hub_url(request.repository, request.file, revision=str(info.sha))  # some mirrors leave it out above
-        header = get_hf_file_metadata(url, token=self._token, timeout=request.answer_timeout_s)
-        return str(info.sha), str(header.etag), -1 if header.size is None else header.size
+        return str(info.sha), tuple(self._announced(str(info.sha), files[name]) for name in wanted)
 
-    def _fetch(self, found: Found) -> Path:
-        return Path(
-            hf_hub_download(
-                self._request.repository,
-                self._request.file,
-                revision=found.commit,
-                local_dir=self._directory,
-                cache_dir=self._directory,
-                token=self._token,
-                etag_timeout=self._request.answer_timeout_s,
-                tqdm_class=cast("Any", self._meter.begin),
-                library_name="edge-chat-appliance",
-                library_version=__version__,
-            )
+    def _announced(self, commit: str, entry: RepoSibling) -> Announced:
+        name = entry.rfilename
+        if entry.lfs is not None:
+            return Announced(name, entry.lfs.sha256, entry.lfs.size)
+        if not self._request.file and entry.blob_id and entry.size is not None:
+            return Announced(name, entry.blob_id, entry.size)
+        url = hf_hub_url(self._request.repository, name, revision=commit)  # some mirrors leave it out above
+        header = get_hf_file_metadata(url, token=self._token, timeout=self._request.answer_timeout_s)
+        return Announced(name, str(header.etag), -1 if header.size is None else header.size)
+
+    def _fetch(self, commit: str, name: str) -> None:
+        hf_hub_download(
+            self._request.repository,
+            name,
+            revision=commit,
+            local_dir=self._directory,
+            cache_dir=self._directory,
+            token=self._token,
+            etag_timeout=self._request.answer_timeout_s,
+            tqdm_class=cast("Any", self._meter.begin),
+            library_name="edge-chat-appliance",
+            library_version=__version__,
         )
 
-    def _keep_only(self, sha256: str, size_bytes: int) -> int:
-        """Remove parts of other files; bytes of this one that are there."""
+    def _keep_only(self, files: Sequence[Announced]) -> int:
+        """Remove parts of other files; bytes of these that are there."""
         kept = 0
         for part in self._directory.rglob("*.incomplete"):
-            if f".{sha256}." in part.name and part.stat().st_size <= size_bytes:
-                kept = part.stat().st_size
+            size_bytes = next((file.size_bytes for file in files if f".{file.digest}." in part.name), -1)
+            if part.stat().st_size <= size_bytes:
+                kept += part.stat().st_size
             else:
                 part.unlink()
-        whole = self._directory / self._request.file
-        return size_bytes if whole.is_file() and whole.stat().st_size == size_bytes else kept
+        for file in files:
+            whole = self._directory / file.name
+            if whole.is_file() and whole.stat().st_size == file.size_bytes:
+                kept += file.size_bytes
+        return kept
 
     def _again_while_busy(self, step: Callable[[], T]) -> T:
         """`step`, tried again where that may help. Raises what it raises at last."""
@@ -220,42 +242,6 @@ class Download:
         broken = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
         short = isinstance(error, OSError) and error.errno is None and not isinstance(error, HfHubHTTPError)
         return own if broken or short else None
-
-
-class Meter:
-    """What came of the file, as tqdm would be told. Raises where the hub sends more than it announced."""
-
-    def __init__(self) -> None:
-        self.most = 0
-        self.received = 0
-        """In this process, all tries together."""
-        self._done = 0
-        self._told_at = 0.0
-
-    def begin(self, *, initial: int = 0, **_: object) -> Self:
-        """In the place of tqdm's constructor."""
-        self._done = initial
-        return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
-
-    def update(self, count: float = 1) -> None:
-        """`count` more bytes; fewer, where the library begins anew."""
-        self._done += int(count)
-        self.received += max(0, int(count))
-        if self._done > self.most:
-            raise Refused(
-                f"the hub sends more than the {self.most:,} bytes that it announced; try again, or set HF_ENDPOINT to "
-                "another mirror",
-                "mismatch",
-            )
-        if time.monotonic() - self._told_at >= TICK_S or self._done == self.most:
-            self._told_at = time.monotonic()
-            _say(Received(self._done))
 
 
 def open_client() -> httpx.Client:

@@ -88,10 +88,11 @@ class Refusals:
     def no_file(self, names: list[str]) -> Refused:
         """The repository has other files only."""
         request = self._request
-        models = [name for name in names if name.endswith(".gguf")]
-        has = f"; it has {', '.join(models[:8])}" if models else "; it has no GGUF file"
+        models = [name for name in names if name.endswith((".gguf", ".safetensors"))]
+        has = f"; it has {', '.join(models[:8])}" if models else "; it has neither GGUF files nor safetensors"
         at = f" at {request.revision}" if request.revision else ""
-        return Refused(f"{self._host} has no file {request.file} in {request.repository}{at}{has}: correct the catalog")
+        file = f"file {request.file}" if request.file else "*.safetensors"
+        return Refused(f"{self._host} has no {file} in {request.repository}{at}{has}: correct the catalog")
 
     def broken(self, error: BaseException) -> Refused:
         """The download began, and does not go on."""
@@ -103,8 +104,8 @@ class Refusals:
     def too_short(self) -> Refused:
         """There is no byte after the last one that came, and there should be."""
         return Refused(
-            f"{self._host} has fewer bytes of {self._request.file} than it announced; try again later, or set "
-            "HF_ENDPOINT to another mirror",
+            f"{self._host} has fewer bytes of {self._request.file or 'the checkpoint'} than it announced; "
+            "try again later, or set HF_ENDPOINT to another mirror",
             "mismatch",
         )
 
@@ -137,7 +138,8 @@ class Refusals:
         if isinstance(error, RevisionNotFoundError):
             return f"{host} has no revision {request.revision} of {request.repository}; correct the catalog"
         if isinstance(error, RemoteEntryNotFoundError):
-            return f"{host} has no file {request.file} in {request.repository}; correct the catalog"
+            file = f"file {request.file}" if request.file else "such file of a checkpoint"
+            return f"{host} has no {file} in {request.repository}; correct the catalog"
         if status == httpx.codes.UNAUTHORIZED and self._token:
             return f"{host} does not take the token (HTTP 401); set HF_TOKEN to a valid one, or unset it"
         if status == httpx.codes.UNAUTHORIZED:

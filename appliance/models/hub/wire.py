@@ -11,20 +11,21 @@ from msgspec import Struct
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """One file, and what is known of it."""
+    """One file, or a checkpoint's, and what is known of it."""
 
     repository: str
     revision: str
     """Empty for the newest."""
     file: str
+    """Empty for the repository's checkpoint."""
     directory: str
     """Where it goes, and where a part of it may lie from before."""
     sha256: str
-    """Empty where nobody knows it."""
+    """Of the file; empty where nobody knows it."""
     size_bytes: int
     """0 where nobody knows it."""
     most_bytes: int
-    """A larger file is refused."""
+    """More is refused."""
     answer_timeout_s: float
     """For one answer of the hub, without the file."""
     source_timeout_s: float
@@ -33,18 +34,31 @@ class Request(Struct, frozen=True, kw_only=True):
     """Longest pause that it may ask for after that."""
 
 
+class Announced(Struct, frozen=True):
+    """What the hub says of one file."""
+
+    name: str
+    digest: str
+    """Its sha256; of a small file of a checkpoint the SHA-1 by which git knows it."""
+    size_bytes: int
+
+
 class Found(Struct, frozen=True, tag_field="is", tag="found"):
-    """The hub has the file, and this is what it says of it."""
+    """The hub has what is wanted, and this is what it says of it."""
 
     commit: str
-    sha256: str
-    size_bytes: int
+    files: tuple[Announced, ...]
     kept_bytes: int
-    """What is there of it from before."""
+    """What is there of them from before."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.size_bytes for file in self.files)
 
 
 class Received(Struct, frozen=True, tag_field="is", tag="received"):
-    """How much of the file is there."""
+    """How much of the files is there."""
 
     bytes: int
 
@@ -56,9 +70,10 @@ class Waiting(Struct, frozen=True, tag_field="is", tag="waiting"):
 
 
 class Fetched(Struct, frozen=True, tag_field="is", tag="fetched"):
-    """The file is there, as long as it should be; nobody has read it."""
+    """The files are there, as long as they should be; nobody has read them."""
 
     path: str
+    """The file's; for a checkpoint the directory's."""
 
 
 class Failed(Struct, frozen=True, tag_field="is", tag="failed"):
