@@ -1,7 +1,6 @@
 """`appliance bench`: options, files, and exit statuses of measuring, comparing and soaking. Measures nothing itself."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from appliance.cli.address import ConfigOption, UrlOption, default_url, in_words
+from appliance.cli.files import require_writable, write
 
 if TYPE_CHECKING:
     from appliance.bench.measure import Plan
@@ -69,8 +69,7 @@ def bench(
             raise typer.BadParameter("--compare takes two files and measures nothing; leave --soak and --url out")
         _compare(*compare)
         return
-    _require_writable(json_file)
-    _require_writable(html_file)
+    require_writable(json_file, html_file)
     address = url or default_url(config)
     if soak is not None:
         if html_file is not None:
@@ -123,15 +122,6 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _require_writable(file: Path | None) -> None:
-    """Before the measurement: it would be a pity afterwards."""
-    if file is None:
-        return
-    directory = file.absolute().parent
-    if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise typer.BadParameter(f"{file} can't be written; name a file in a directory that is there and yours")
-
-
 # ---- what it does ------------------------------------------------------------------------------------------
 
 
@@ -147,9 +137,9 @@ def _measure(plan: "Plan", json_file: Path | None, html_file: Path | None) -> in
     if result is None:
         return EXIT_INTERRUPTED
     print_result(result, sys.stdout)
-    _write(json_file, encode_result(result))
+    write(json_file, encode_result(result))
     if html_file is not None:
-        _write(html_file, html_report(result).encode())
+        write(html_file, html_report(result).encode())
     return 0
 
 
@@ -178,7 +168,7 @@ def _soak(url: str, minutes: float, seed: int | None, json_file: Path | None) ->
     if report is None:
         return EXIT_INTERRUPTED
     print_report(report, sys.stdout)
-    _write(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    write(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     return 1 if report.problems else 0
 
 
@@ -194,16 +184,3 @@ def _run(work: Coroutine[Any, Any, T]) -> T | None:
         return None
     except ClientError as error:
         raise ServerUnreadable(in_words(error)) from error
-
-
-def _write(file: Path | None, content: bytes) -> None:
-    """Raises StartError where it can't be written after all."""
-    if file is None:
-        return
-    from appliance.bench.results import write_file
-    from appliance.errors import StartError
-
-    try:
-        write_file(file, content)
-    except OSError as error:
-        raise StartError(f"{file} can't be written: {error.strerror}") from error

@@ -33,7 +33,7 @@ from tests.support.hub import (
     trickle,
 )
 from tests.support.hub_pull import HALF, PROGRAM, break_off, failure, make_puller, tiny_model, wait_for_bytes
-from tests.support.pulling import left_in, on_small_disk, program, start, wait_for_line
+from tests.support.pulling import left_in, on_small_disk, program, pulled_by_two_at_once, start, wait_for_line
 
 LATE_S = 4.0
 
@@ -215,14 +215,8 @@ def test_a_signal_while_downloading_ends_everything_and_the_next_pull_goes_on(
 
 
 def test_of_two_pulls_at_once_the_second_finds_the_model_installed(hub: Hub, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    with start(PROGRAM, tmp_path / "store", "--gate", str(gate)) as first:
-        wait_for_line(first, "tiny: checking")
-        with start(PROGRAM, tmp_path / "store") as second:
-            assert f"process {first.pid} is writing" in wait_for_line(second, "waiting")
-            gate.touch()
-            answers = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
-    assert [answer["outcome"] for answer in answers] == ["installed", "present"]
+    outcomes = pulled_by_two_at_once(PROGRAM, tmp_path / "store", tmp_path / "gate")
+    assert outcomes == ["installed", "present"]
     assert hub.steps() == ["api", "head", "file"]
 
 

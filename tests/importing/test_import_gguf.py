@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from appliance.models.served import served_model
 from appliance.models.store import Store
 from tests.support.daemon import running, settings
+from tests.support.interrupting import interrupted_while_converting
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -103,22 +103,10 @@ def test_a_quantization_can_be_kept(smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_an_interrupted_import_leaves_nothing(smollm2_gguf: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     command = [sys.executable, "-m", "appliance", "models", "import", str(smollm2_gguf)]
-    with subprocess.Popen(command, env=environment(store), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "converting" in line:
-                break
-        children: list[psutil.Process] = []
-        while not children:  # the line comes just before the child
-            children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        rest = process.stderr.read()
-        assert process.wait(30) == 128 + signal.SIGTERM, rest
+    status, rest = interrupted_while_converting(command, environment(store), signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM, rest
     assert "no half model is left" in rest
     assert [entry.name for entry in store.iterdir()] == [".lock"]
-    assert (
-        psutil.wait_procs(children, timeout=10)[1] == []
-    )  # its own child it has waited for; what that one started has not
 
 
 async def test_a_qwen_whose_types_genai_refuses_is_imported_in_bounded_memory(qwen_gguf: Path, tmp_path: Path) -> None:

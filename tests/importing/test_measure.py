@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from appliance.models.importers.unquantized import convert_f16
 from appliance.models.progress import Silent
 from appliance.models.recipes import Recipe
+from tests.support.interrupting import interrupted_while_converting
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -121,19 +121,12 @@ def test_another_tokenizer_is_told_with_both_names(f16: Path, tmp_path: Path) ->
 
 def test_an_interrupted_measurement_leaves_nothing(f16: Path, smollm2_gguf: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    called = command(smollm2_gguf, "--reference", f16, "--no-speed")
-    with subprocess.Popen(called, env=environment(scratch), stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "converting" in line:
-                break
-        children: list[psutil.Process] = []
-        while not children:  # the line comes just before the child
-            children = psutil.Process(process.pid).children(recursive=True)
+
+    def is_used() -> None:
         assert any(scratch.iterdir())
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(30) == 130, rest
+
+    called = command(smollm2_gguf, "--reference", f16, "--no-speed")
+    status, rest = interrupted_while_converting(called, environment(scratch), signal.SIGINT, is_used)
+    assert status == 130, rest
     assert "interrupted; nothing is left" in rest
     assert list(scratch.iterdir()) == []
-    assert psutil.wait_procs(children, timeout=10)[1] == []

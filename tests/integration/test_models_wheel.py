@@ -33,6 +33,7 @@ from tests.support.pulling import (
     listening_socket,
     on_small_disk,
     program,
+    pulled_by_two_at_once,
     run_pull,
     start,
     wait_for_line,
@@ -325,14 +326,8 @@ def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index,
 
 
 def test_of_two_pulls_at_once_the_second_finds_the_model_installed(index: Index, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    with start(__name__, tmp_path / "store", "--gate", str(gate)) as first:
-        wait_for_line(first, "tiny: checking")
-        with start(__name__, tmp_path / "store") as second:
-            assert f"process {first.pid} is writing" in wait_for_line(second, "waiting")
-            gate.touch()
-            answers = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
-    assert [answer["outcome"] for answer in answers] == ["installed", "present"]
+    outcomes = pulled_by_two_at_once(__name__, tmp_path / "store", tmp_path / "gate")
+    assert outcomes == ["installed", "present"]
     assert index.downloads == 1
 
 

@@ -75,6 +75,16 @@ def wait_for_line(process: "subprocess.Popen[str]", part: str) -> str:
     raise AssertionError(f"{part!r} was never said, but: {seen}")
 
 
+def pulled_by_two_at_once(module: str, store: Path, gate: Path) -> list[str]:
+    """What came of two programs, of which the second begins while the first converts, and waits for it."""
+    with start(module, store, "--gate", str(gate)) as first:
+        wait_for_line(first, "tiny: checking")
+        with start(module, store) as second:
+            assert f"process {first.pid} is writing" in wait_for_line(second, "waiting")
+            gate.touch()
+            return [json.loads(process.communicate(timeout=60)[0])["outcome"] for process in (first, second)]
+
+
 def on_small_disk(size: str, mount: Path, command: list[str]) -> "subprocess.CompletedProcess[str]":
     """Run `command` where `mount` is a file system of `size` that nothing else sees."""
     unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]

@@ -13,33 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.client.scripted import HELLO, ScriptedServer, done, open_scripted_server
+from appliance.client.scripted import HELLO, ScriptedServer, done
 from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Resume
 from appliance.types import Message
 
 WAIT_S = 20.0  # a bound for a test that fails
 
 Start = Callable[..., Awaitable[Process]]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with open_scripted_server() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    """An environment in which nothing of this machine's user counts."""
-    return {
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "INPUTRC": "/dev/null",
-        "LANG": "C.UTF-8",
-        "PATH": os.environ["PATH"],
-        "TERM": "dumb",
-    }
 
 
 def command(*arguments: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from appliance.client.scripted import HELLO, ScriptedServer, done, open_scripted_server
+from appliance.client.scripted import HELLO, ScriptedServer, done
 from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Queued, Resume
 from appliance.types import Message
 
@@ -93,26 +93,6 @@ class Terminal:
 
 
 Open = Callable[..., Awaitable[Terminal]]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
-    async with open_scripted_server() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    """An environment in which nothing of this machine's user counts."""
-    return {
-        "HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "INPUTRC": "/dev/null",
-        "LANG": "C.UTF-8",
-        "PATH": os.environ["PATH"],
-        "TERM": "dumb",
-    }
 
 
 def command(*arguments: str) -> list[str]:

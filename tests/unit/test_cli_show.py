@@ -17,12 +17,6 @@ from tests.support.bundle import good_bundle, signer_in
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("APPLIANCE__MODELS__DIRECTORY", str(tmp_path / "store"))
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> str:
     """A settings file, so that nothing of this host's is read."""
     file = tmp_path / "appliance.toml"

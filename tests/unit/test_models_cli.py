@@ -19,12 +19,6 @@ runner = CliRunner()
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("APPLIANCE__MODELS__DIRECTORY", str(tmp_path / "store"))
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def config(tmp_path: Path) -> str:
     file = tmp_path / "appliance.toml"
     file.write_text('[models]\npreferred = ["fake"]\n', "utf-8")

@@ -28,12 +28,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> FakeSteps:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("APPLIANCE__MODELS__DIRECTORY", str(tmp_path / "store"))
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "Tiny-1.5-Chat")
 

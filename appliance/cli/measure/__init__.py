@@ -1,14 +1,14 @@
 """`appliance models measure`: options, files and exit statuses of comparing artefacts. Measures nothing itself."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance.cli.files import require_writable, write
 from appliance.cli.operation import ConfigOption, interruptible, open_progress, open_store, tell
-from appliance.errors import ConfigError, StartError
+from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +45,7 @@ def measure(
     effective, store = open_store(config)
     if reference is None:
         raise ConfigError(NO_REFERENCE)
-    for file in (json_file, html_file):
-        _require_writable(file)
+    require_writable(json_file, html_file)
 
     from appliance.models.measuring.measure import Plan
     from appliance.models.measuring.measure import measure as measure_plan
@@ -77,8 +76,13 @@ def measure(
 
     print_measurement(measurement, sys.stdout)
     host = describe_host(bandwidth=False)
-    _write(json_file, encode_measurement(measurement, host))
-    _write(html_file, html_report(measurement, host).encode())
+    for file, content in (
+        (json_file, encode_measurement(measurement, host)),
+        (html_file, html_report(measurement, host).encode()),
+    ):
+        write(file, content)
+        if file is not None:
+            tell(f"written: {file}")
 
 
 def _found(named: "Sequence[str]", store: "Store") -> "list[Artefact]":
@@ -105,25 +109,3 @@ def _require_gguf() -> None:
 
     if find_spec("gguf") is None:
         raise ConfigError("GGUF files are dequantized with gguf; run: pip install 'edge-chat-appliance[quantize]'")
-
-
-def _require_writable(file: Path | None) -> None:
-    """Before the measurement: it would be a pity afterwards."""
-    if file is None:
-        return
-    directory = file.absolute().parent
-    if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise typer.BadParameter(f"{file} can't be written; name a file in a directory that is there and yours")
-
-
-def _write(file: Path | None, content: bytes) -> None:
-    """Raises StartError where it can't be written after all."""
-    if file is None:
-        return
-    from appliance.bench.results import write_file
-
-    try:
-        write_file(file, content)
-    except OSError as error:
-        raise StartError(f"{file} can't be written: {error.strerror}") from error
-    tell(f"written: {file}")
