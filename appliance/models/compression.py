@@ -18,6 +18,7 @@ from appliance.models.recipes import INT8, Calibration, Recipe
 from appliance.models.texts import Sample, read_shipped, spread
 
 DEFAULT_LORA_RANK = 8
+MOST_COLUMNS = 64  # samples by which AWQ and scales are judged; 256 took four times as long, for the same distance
 
 Encode = Callable[[str], list[int]]
 Inputs = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.int64 | np.int32]]"]
@@ -116,9 +117,9 @@ def _advanced(recipe: Recipe, samples: int) -> nncf.AdvancedCompressionParameter
     return nncf.AdvancedCompressionParameters(
         # Rows of some models are no multiple of 64; without this those would all stay INT8.
         group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
-        # Left alone, these would look at 32, 64 or 128 of the samples, whatever the recipe says.
-        awq_params=advanced.AdvancedAWQParameters(subset_size=samples),
-        scale_estimation_params=advanced.AdvancedScaleEstimationParameters(subset_size=samples),
+        awq_params=advanced.AdvancedAWQParameters(subset_size=min(samples, MOST_COLUMNS)),
+        scale_estimation_params=advanced.AdvancedScaleEstimationParameters(subset_size=min(samples, MOST_COLUMNS)),
+        # Left alone, these would look at 128 of the samples, whatever the recipe says.
         gptq_params=advanced.AdvancedGPTQParameters(subset_size=samples),
         lora_correction_params=advanced.AdvancedLoraCorrectionParameters(
             adapter_rank=recipe.lora_rank or DEFAULT_LORA_RANK, subset_size=samples

@@ -71,9 +71,10 @@ def wants_two(recipe: Recipe, layers: int) -> bool:
 
 
 def unmatched(recipe: Recipe, names: Collection[str]) -> list[str]:
-    """The recipe's patterns that mean no matrix of these short names."""
+    """The recipe's patterns that mean no matrix of these short names, and are not optional."""
     layers = layer_count(names)
-    patterns = [*recipe.ignored, *(pattern for group in recipe.layers for pattern in group.match)]
+    wanted = [group for group in recipe.layers if not group.optional]
+    patterns = [*recipe.ignored, *(pattern for group in wanted for pattern in group.match)]
     return [pattern for pattern in patterns if not any(matches(pattern, name, layers) for name in names)]
 
 

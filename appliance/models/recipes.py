@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from appliance.errors import ConfigError
 from appliance.models.shipped import read_toml, shipped_models
 
-DEFAULT_RECIPE = "int4-asym-g64"
+DEFAULT_RECIPE = "int4-mixed"
 RECIPES_NAME = "recipes"
 SUFFIX = ".toml"
 INT8 = ("int8_asym", "int8_sym")
@@ -47,6 +47,8 @@ class Layers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Mode | None = None
     """The recipe's where it is left out."""
     group_size: GroupSize | None = None
+    optional: bool = False
+    """A model without such matrices is quantized all the same; else a pattern that means none is an error."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -109,7 +109,7 @@ def test_a_checkpoint_comes_out_of_a_hub(repository: Hub, checkpoint: Path, step
     source = model.manifest.source
     assert (source.kind, source.name, source.revision, source.file) == ("hub-checkpoint", REPOSITORY, COMMIT, "")
     assert source.sha256 == checkpoint_digest(checkpoint_files(checkpoint), "", Silent())
-    assert model.manifest.quantization.startswith("int4-asym-g64 of F16: ")
+    assert model.manifest.quantization.startswith("int4-mixed of F16: ")
     assert resolved(repository) == WANTED == steps.seen
     assert steps.asked == ["export", "compress", "prove"]
     assert left_in(tmp_path / "store") == [".lock", "tiny"]

@@ -63,7 +63,7 @@ async def test_smollm2_out_of_a_hub_that_breaks_off_is_quantized_and_knows_paris
     source = manifest.source
     assert (source.kind, source.name, source.revision) == ("hub", REPOSITORY, COMMIT)
     assert (source.file, source.sha256, manifest.licence) == (FILE_NAME, sha256, "Apache-2.0")
-    assert manifest.quantization.startswith("int4-asym-g64 of Q4_1: INT4 asymmetric group 64 (106 M weights)")
+    assert manifest.quantization.startswith("int4-mixed of Q4_1: INT4 asymmetric group 64 (113 M weights)")
     assert "Paris" in await answer(store, "small")
     assert "is installed" in pull(config).stdout
     assert len(hub.ranges()) == 2

@@ -69,8 +69,8 @@ def test_a_file_is_installed_with_what_it_says_of_itself(store: Store, gguf: Pat
     assert (shown["outcome"], shown["id"]) == ("installed", "tiny-qwen-0.1b-instruct")
     manifest = store.choose(["tiny-qwen-0.1b-instruct"]).manifest
     assert (manifest.title, manifest.licence) == ("Tiny Qwen 0.1B Instruct", "Apache-2.0")
-    assert (manifest.context_tokens, manifest.parameters, manifest.recipe) == (4096, 100, "int4-asym-g64")
-    assert manifest.quantization.startswith("int4-asym-g64 of F32: INT4")
+    assert (manifest.context_tokens, manifest.parameters, manifest.recipe) == (4096, 100, "int4-mixed")
+    assert manifest.quantization.startswith("int4-mixed of F32: INT4")
     assert manifest.source.kind == "file"
     assert manifest.source.file == "tiny.gguf"
     assert manifest.source.sha256 == hashlib.sha256(gguf.read_bytes()).hexdigest()

@@ -38,8 +38,8 @@ def test_a_directory_is_installed_with_what_it_says_of_itself(store: Store, chec
     assert result.exit_code == 0, result.output
     manifest = store.choose(["tiny-1.5-chat"]).manifest
     assert (manifest.title, manifest.licence, manifest.languages) == ("Tiny-1.5-Chat", "Apache-2.0", ("en", "zh"))
-    assert (manifest.context_tokens, manifest.parameters, manifest.recipe) == (4096, 160, "int4-asym-g64")
-    assert manifest.quantization == "int4-asym-g64 of F16: INT4 asymmetric group 64"
+    assert (manifest.context_tokens, manifest.parameters, manifest.recipe) == (4096, 160, "int4-mixed")
+    assert manifest.quantization == "int4-mixed of F16: INT4 asymmetric group 64"
     assert (manifest.source.kind, manifest.source.file) == ("checkpoint", "Tiny-1.5-Chat")
     assert manifest.source.sha256 == checkpoint_digest(checkpoint_files(checkpoint), "", Silent())
     assert manifest.generation.top_k == 20

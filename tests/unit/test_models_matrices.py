@@ -106,6 +106,11 @@ def test_patterns_that_mean_nothing_are_found() -> None:
     assert unmatched(wanted, {DOWN_0, V_23}) == ["layers.99.*", "*.w2"]
 
 
+def test_patterns_of_an_optional_table_may_mean_nothing() -> None:
+    wanted = recipe(layers=[{"match": ["*.w2"], "mode": "int8_asym", "optional": True}])
+    assert unmatched(wanted, {DOWN_0, V_23}) == []
+
+
 @pytest.mark.parametrize(("row", "wanted", "fits"), [(896, 64, 64), (576, 128, 64), (4864, 128, 128), (48, 64, None)])
 def test_a_group_divides_the_row(row: int, wanted: int, fits: int | None) -> None:
     assert fitting_group_size(row, wanted) == fits

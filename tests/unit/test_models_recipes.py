@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from appliance.cli import app
 from appliance.errors import ConfigError
+from appliance.models.matrices import Choice, choice_for, unmatched
 from appliance.models.recipes import DEFAULT_RECIPE, Calibration, load_recipe, read_recipe, recipe_names
 from appliance.models.shipped import shipped_models
 
@@ -21,16 +22,18 @@ def written(text: str, tmp_path: Path) -> Path:
     return file
 
 
-def test_the_default_is_asymmetric_in_groups_of_64() -> None:
+def test_the_default_reads_no_text_and_keeps_keys_and_values_in_int8() -> None:
     recipe = load_recipe()
-    assert recipe.name == DEFAULT_RECIPE == "int4-asym-g64"
-    assert (recipe.mode, recipe.group_size, recipe.backup_mode, recipe.all_layers) == (
-        "int4_asym",
-        64,
-        "int8_asym",
-        False,
-    )
+    assert recipe.name == DEFAULT_RECIPE == "int4-mixed"
+    assert (recipe.mode, recipe.group_size) == ("int4_asym", 64)
+    for matrix in ("k_proj", "v_proj"):
+        assert choice_for(recipe, [f"layers.7.self_attn.{matrix}"], 24) == Choice("int8_asym")
     assert recipe.calibration_text is None
+
+
+@pytest.mark.parametrize("name", [DEFAULT_RECIPE, "compact"])
+def test_what_is_imported_by_default_needs_no_names_that_a_model_may_lack(name: str) -> None:
+    assert unmatched(load_recipe(name), {"transformer.h.0.attn.c_attn", "lm_head"}) == []
 
 
 def test_every_recipe_that_ships_is_read_and_listed() -> None:
