@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import nncf
@@ -11,6 +12,7 @@ from openvino import opset13
 
 from appliance.engine.genai.importing import open_tokenizer
 from appliance.engine.genai.rendering import open_renderer
+from appliance.models.calibrating import read_in_little_memory
 from appliance.models.matrices import LM_HEAD, layer_count, short_name, wants_two
 from appliance.models.nncf_choices import recipe_in_force, sliced_estimation
 from appliance.models.nncf_progress import Tell, progress_told
@@ -32,7 +34,10 @@ def compress(directory: Path, recipe: Recipe, tell: Tell) -> None:
     """
     core = ov.Core()
     texts = calibration_ids(directory, recipe.calibration_text) if recipe.calibration_text else []
-    model = quantized(core.read_model(directory / "openvino_model.xml"), recipe, texts, tell)
+    # GPTQ changes the model while it reads, again and again.
+    lean = read_in_little_memory(directory) if texts and not recipe.gptq else nullcontext()
+    with lean:
+        model = quantized(core.read_model(directory / "openvino_model.xml"), recipe, texts, tell)
     _let_cache_be_quantized(model)
     new = directory / "quantized.xml"
     ov.save_model(model, new, compress_to_fp16=False)

@@ -195,7 +195,7 @@ def open_puller(
         store=store,
         catalog=catalog,
         importers={
-            "hub": HubImporter(QuantizingConverter(default), fetcher),
+            "hub": HubImporter(QuantizingConverter(default), fetcher, default),
             "hub-checkpoint": HubCheckpointImporter(default, fetcher),
             "wheel": wheel,
             "file": file,

@@ -24,7 +24,8 @@ SCAN_CPU_S = 60  # 1 s for 150,000 tokens
 BASE_BYTES = 2 * GB  # libraries, and a stack for each core of a large builder
 EXPORT_BYTES = 6 * GB  # torch, and the graph that it traces
 MOST_F16_COPIES = 3  # GenAI takes two and the mapped file
-MOST_CALIBRATING_COPIES = 6  # 5.1 seen while the F16 model runs in F32
+MOST_CALIBRATING_COPIES = 4  # of which the F16 model that runs in F32 takes two
+MOST_GPTQ_COPIES = 6  # it keeps the F32 weights in memory: 5.1 seen
 
 # What a step needs is imported in it: reading a header takes no numpy, and dequantizing no OpenVINO.
 
@@ -84,7 +85,9 @@ def compress(directory: Path, recipe: str, f16_bytes: int) -> dict[str, object]:
     from appliance.models.recipes import Recipe
 
     wanted = msgspec.json.decode(recipe, type=Recipe)
-    copies = MOST_CALIBRATING_COPIES if wanted.methods else MOST_F16_COPIES
+    copies = MOST_F16_COPIES
+    if wanted.methods:
+        copies = MOST_GPTQ_COPIES if wanted.gptq else MOST_CALIBRATING_COPIES
     limit(data_bytes=BASE_BYTES + copies * f16_bytes)
     from appliance.models.compression import compress as compress_weights
 

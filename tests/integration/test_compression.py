@@ -1,11 +1,15 @@
 """Recipes done by NNCF on a model of a few thousand weights: each key reaches the matrices that it means."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import openvino as ov
 import pytest
 from msgspec import convert
 
-from appliance.models import nncf_choices
+from appliance.models import calibrating, nncf_choices
+from appliance.models.calibrating import read_in_little_memory
 from appliance.models.compression import inputs_of, quantized
 from appliance.models.recipes import Recipe
 from tests.support.ir import HIDDEN, INNER, LAYERS, VOCABULARY, logits, stored, texts, tiny_lm
@@ -36,6 +40,30 @@ def test_embedding_and_output_are_int8_and_the_others_in_groups() -> None:
     assert found[up(2)] == ("u4", [INNER, 1, 64])
     assert "lm_head" not in found
     assert len(found) == 3 * LAYERS + 1
+
+
+def constants(model: ov.Model) -> list[bytes]:
+    return sorted(node.data.tobytes() for node in model.get_ops() if node.get_type_name() == "Constant")
+
+
+def test_reading_text_in_little_memory_leaves_the_result_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrating, "LEAST_BYTES", 1)
+    wanted = recipe(awq=True, scale_estimation=True, all_layers=True)
+    usual = constants(done(wanted))
+    widened = []
+    append = calibrating._append_f32
+
+    def watched(constant: ov.Node, file: Any) -> int:
+        widened.append(constant.get_friendly_name())
+        return append(constant, file)
+
+    monkeypatch.setattr(calibrating, "_append_f32", watched)
+    with read_in_little_memory(tmp_path):
+        assert constants(done(wanted)) == usual
+    assert len(widened) == 3 * LAYERS + 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tied_matrix_of_int4_stays_one() -> None:

@@ -213,7 +213,11 @@ def test_room_is_looked_for_before_anything_is_written(
         require_room(tmp_path, free)
     directory = tmp_path / "scratch" / "model"
     directory.mkdir(parents=True)
-    for constant, recipe in (("F16_IN_MEMORY", "int4-asym-g64"), ("F16_CALIBRATING", "int4-asym-g64-awq")):
+    for constant, recipe in (
+        ("F16_IN_MEMORY", "int4-asym-g64"),
+        ("F16_CALIBRATING", "int4-asym-g64-awq"),
+        ("F16_CALIBRATING_GPTQ", "int4-asym-g64-gptq"),
+    ):
         with monkeypatch.context() as scarce:
             scarce.setattr(quantizing, constant, 1e12)
             with pytest.raises(ImportFailed, match=r"takes about \d+ MB of memory, \d+ MB are free"):

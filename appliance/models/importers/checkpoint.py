@@ -46,7 +46,7 @@ def convert_checkpoint(
     `directory` is empty and has a parent of its own. Raises ImportFailed, DigestMismatch, DiskFull, OSError (ENOSPC).
     """
     facts = scan(place, model.id, progress)
-    require_room(directory, facts.f16_bytes, calibrating=bool(recipe.methods))
+    require_room(directory, facts.f16_bytes, recipe=recipe)
     files = checkpoint_files(place)
     before = checkpoint_state(files)
     sha256 = checkpoint_digest(files, f"{model.id}: checking", progress)

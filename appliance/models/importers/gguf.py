@@ -137,5 +137,6 @@ def _last_words(status: int, tail: list[str]) -> str:
 
 def _raise_if_full(directory: Path, gguf: Path, reason: str) -> None:
     free = shutil.disk_usage(directory).free
-    if free < FULL_DISK_BYTES or (_IO_ERROR in reason and free < gguf.stat().st_size):
+    said = os.strerror(errno.ENOSPC) in reason  # it may have freed what it took since
+    if said or free < FULL_DISK_BYTES or (_IO_ERROR in reason and free < gguf.stat().st_size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -15,8 +15,10 @@ from appliance.models.recipes import Recipe
 class HubImporter:
     """Fetches one GGUF file and gives it to `convert`."""
 
-    def __init__(self, convert: Converter, fetcher: HubFetcher) -> None:
+    def __init__(self, convert: Converter, fetcher: HubFetcher, recipe: Recipe | None = None) -> None:
+        """`recipe`: by which `convert` quantizes."""
         self._convert = convert
+        self._recipe = recipe
         self._fetcher = fetcher
 
     def build(self, model: CatalogModel, source: Source, scratch: Path, progress: Progress) -> Built:
@@ -26,7 +28,7 @@ class HubImporter:
         require_client()
         directory = scratch / "model"
         directory.mkdir()
-        require = partial(require_room, directory, F16_BYTES * model.parameters)
+        require = partial(require_room, directory, F16_BYTES * model.parameters, recipe=self._recipe)
         require(0)  # before anybody is asked
         gguf, found = self._fetcher.get(model, source, require, progress)
         converted = self._convert(gguf, directory, model, progress)
@@ -53,8 +55,7 @@ class HubCheckpointImporter:
         require_client()
         directory = scratch / "model"
         directory.mkdir()
-        methods = bool(self._recipe.methods)
-        require = partial(require_room, directory, F16_BYTES * model.parameters, calibrating=methods)
+        require = partial(require_room, directory, F16_BYTES * model.parameters, recipe=self._recipe)
         require(0)
         place, found = self._fetcher.get(model, source, require, progress)
         sha256, converted = convert_checkpoint(place, directory, model, source, self._recipe, progress)

@@ -27,7 +27,9 @@ STEP_S_PER_MB = 1.0  # and so much more for each MB of F16
 CALIBRATED_STEPS = 8  # a recipe that reads calibration text has the time of so many steps
 F16_FILES = 2  # at the peak: the rewritten GGUF and the IR that GenAI makes of it
 F16_IN_MEMORY = 2.2  # copies that GenAI holds at its peak; 2.1 seen, besides the file itself, which the kernel can drop
-F16_CALIBRATING = 5.2  # the F16 model runs in F32, and OpenVINO packs its weights in a copy besides; 5.1 seen
+F16_AND_F32_FILES = 3  # the IR, and its weights in F32 while calibration text is read
+F16_CALIBRATING = 3.0  # 2.1 while text is read, as OpenVINO packs the weights in F32; 2.94 as integers are written
+F16_CALIBRATING_GPTQ = 5.2  # and keeps them in F32 in memory besides; 5.1 seen
 MARGIN_BYTES = 64 * MB
 
 
@@ -61,7 +63,7 @@ class QuantizingConverter:
     def __call__(self, gguf: Path, directory: Path, model: CatalogModel, progress: Progress) -> Converted:
         """See Converter. Raises DiskFull before anything is written, besides."""
         facts = scan(gguf, model.id, progress)
-        require_room(directory, facts.f16_bytes, calibrating=bool(self._recipe.methods))
+        require_room(directory, facts.f16_bytes, recipe=self._recipe)
         run = Steps(model, directory, facts.f16_bytes, progress)
         f16 = directory.parent / "f16.gguf"
         dequantized = run.step("dequantizing", _Dequantized, "dequantize", str(gguf), str(f16))
@@ -91,22 +93,31 @@ def convert_copy(gguf: Path, directory: Path, model: CatalogModel, progress: Pro
     return converted
 
 
-def conversion_bytes(f16_bytes: int) -> int:
-    """What a conversion takes of the disk at its peak."""
-    return F16_FILES * f16_bytes + MARGIN_BYTES
+def conversion_bytes(f16_bytes: int, recipe: Recipe | None = None) -> int:
+    """What a conversion takes of the disk at its peak; `recipe`: what quantizes, None where nothing does."""
+    lean = recipe is not None and recipe.methods and not recipe.gptq
+    return (F16_AND_F32_FILES if lean else F16_FILES) * f16_bytes + MARGIN_BYTES
 
 
-def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0, *, calibrating: bool = False) -> None:
+def memory_bytes(f16_bytes: int, recipe: Recipe | None = None) -> int:
+    """What it takes of memory at its peak, without pages of files, which the kernel can drop."""
+    copies = F16_IN_MEMORY
+    if recipe is not None and recipe.methods:
+        copies = F16_CALIBRATING_GPTQ if recipe.gptq else F16_CALIBRATING
+    return int(copies * f16_bytes)
+
+
+def require_room(directory: Path, f16_bytes: int, besides_bytes: int = 0, *, recipe: Recipe | None = None) -> None:
     """Raises DiskFull or ImportFailed where disk or memory can't hold what a conversion takes at its peak.
 
-    `besides_bytes`: what else is going to be written to that disk before. `calibrating`: the F16 model is run.
+    `besides_bytes`: what else is going to be written to that disk before.
     """
-    needed = conversion_bytes(f16_bytes) + besides_bytes
+    needed = conversion_bytes(f16_bytes, recipe) + besides_bytes
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise DiskFull(directory.parent.parent, needed, free)
     memory = psutil.virtual_memory().available + psutil.swap_memory().free
-    wanted = int((F16_CALIBRATING if calibrating else F16_IN_MEMORY) * f16_bytes)
+    wanted = memory_bytes(f16_bytes, recipe)
     if memory < wanted:
         raise ImportFailed(
             f"the conversion takes about {wanted // MB} MB of memory, {memory // MB} MB are free; "
