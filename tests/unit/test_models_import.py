@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
@@ -213,15 +214,16 @@ def test_room_is_looked_for_before_anything_is_written(
         require_room(tmp_path, free)
     directory = tmp_path / "scratch" / "model"
     directory.mkdir(parents=True)
+    calibrated = load_recipe("int4-asym-g64-awq")
     for constant, recipe in (
-        ("F16_IN_MEMORY", "int4-asym-g64"),
-        ("F16_CALIBRATING", "int4-asym-g64-awq"),
-        ("F16_CALIBRATING_GPTQ", "int4-asym-g64-gptq"),
+        ("F16_IN_MEMORY", load_recipe()),
+        ("F16_CALIBRATING", calibrated),
+        ("F16_CALIBRATING_GPTQ", msgspec.structs.replace(calibrated, gptq=True)),
     ):
         with monkeypatch.context() as scarce:
             scarce.setattr(quantizing, constant, 1e12)
             with pytest.raises(ImportFailed, match=r"takes about \d+ MB of memory, \d+ MB are free"):
-                QuantizingConverter(load_recipe(recipe))(gguf, directory, fake_model("mine"), Silent())
+                QuantizingConverter(recipe)(gguf, directory, fake_model("mine"), Silent())
     assert list(directory.parent.rglob("*")) == [directory]
 
 
