@@ -2,9 +2,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SUITES := tests/unit tests/contract tests/integration tests/model
-OTHER_SUITES := $(filter-out $(SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
+HOST_SUITES := tests/deploy
+OTHER_SUITES := $(filter-out $(SUITES) $(HOST_SUITES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))))
 
-.PHONY: help serve test test-all bench soak check docs-check format clean environment
+.PHONY: help serve test test-all test-deploy bench soak check docs-check format clean environment
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -21,6 +22,9 @@ test-all: environment ## the suites that are not in test: imports that take a mi
 	@$(BIN)/python -c 'from importlib.metadata import version; version("optimum-intel")' 2>/dev/null || \
 		echo "left out: exports of safetensors, as torch and optimum-intel are not here; deploy/bootstrap.sh export gets them"
 	@$(if $(OTHER_SUITES),$(BIN)/pytest $(OTHER_SUITES) $(ARGS),echo "test-all: there are no suites besides those of make test")
+
+test-deploy: ## on Debian hosts of their own with a running systemd; wants root (ARGS="-k name")
+	@deploy/bootstrap.sh deploy && $(BIN)/pytest $(HOST_SUITES) $(ARGS)
 
 # Not in CI: figures want a machine that does nothing else.
 bench: ## the daemon beside the bare pipeline and llama.cpp, 15 minutes (ARGS="--only clients-8")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this checkout and installs the project into it.
 #
-# Usage: deploy/bootstrap.sh serve|test|bench|export     (PYTHON=/path/to/python3 chooses the interpreter)
+# Usage: deploy/bootstrap.sh serve|test|deploy|bench|export     (PYTHON=/path/to/python3 chooses the interpreter)
 #
 # Nothing is made before everything that is needed is there. A stamp, written last, makes the next run
 # return at once and without the network; an interrupted run leaves no stamp and is done again.
@@ -16,10 +16,10 @@ die() { printf 'bootstrap: %s\n' "$@" >&2; exit 1; }
 
 case ${1-} in
   serve) extras=systemd ;;
-  test) extras=systemd,dev ;;
+  test | deploy) extras=systemd,dev ;;
   bench) extras=systemd,dev,bench ;;
   export) extras=systemd,dev,export ;; # torch: 1 GB, or several where the index has none without CUDA
-  *) die "usage: deploy/bootstrap.sh serve|test|bench|export" ;;
+  *) die "usage: deploy/bootstrap.sh serve|test|deploy|bench|export" ;;
 esac
 
 # The interpreter itself, not the shim or the virtual environment that leads to it: ours may be active now.
@@ -104,6 +104,13 @@ missing_packages() {
   pkg-config --exists libsystemd 2>/dev/null || echo libsystemd-dev
 }
 
+missing_host_tools() {
+  command -v debootstrap >/dev/null || echo debootstrap debian-archive-keyring
+  command -v systemd-nspawn >/dev/null || echo systemd-container
+  command -v ip >/dev/null || echo iproute2
+  command -v ssh >/dev/null || echo openssh-client
+}
+
 # Runs a command: as it is on a terminal, with its progress bar; elsewhere a few plain lines of it,
 # and the whole of it when it fails.
 shown() {
@@ -151,6 +158,13 @@ run_pip() {
   shown env PIP_USER=0 .venv/bin/python -m pip install --no-input --disable-pip-version-check "$@" ||
     die "pip failed; put right what it says above, then run make again"
 }
+
+# What runs the hosts of tests/deploy. Nobody but root can run them: the suite then says so.
+if [ "$1" = deploy ] && [ "$(id -u)" = 0 ]; then
+  host_tools=$(missing_host_tools)
+  # shellcheck disable=SC2086 # one word for each package
+  if [ -n "$host_tools" ]; then install_packages $host_tools; fi
+fi
 
 if is_done; then exit 0; fi
 

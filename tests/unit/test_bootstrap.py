@@ -217,6 +217,19 @@ def test_without_a_python_the_package_is_named_and_nothing_changes(host: Host) -
     assert host.files() == host.as_cloned
 
 
+def test_what_runs_test_hosts_is_installed_for_root_and_left_to_the_suite_otherwise(host: Host) -> None:
+    host.install("ip", "#!/bin/bash\n")
+    host.install("ssh", "#!/bin/bash\n")
+    assert host.installs("deploy") == [MAKE_VENV, *installed("systemd,dev")]
+    host.has("is-root")
+    tools = "debootstrap debian-archive-keyring systemd-container"
+    assert host.installs("deploy") == [
+        "apt-get update -q",
+        f"apt-get install -y --no-install-recommends {tools} -q -o DPkg::Lock::Timeout=300",
+    ]
+    assert host.installs("test") == []
+
+
 def test_a_python_that_was_asked_for_is_not_replaced_by_another(host: Host) -> None:
     refused = host.run(PYTHON="/nowhere/python3")
     assert refused.returncode == 1

@@ -1,0 +1,91 @@
+"""Fixtures of the suite on real hosts: a lab for the session, new hosts, bare or with the appliance installed."""
+
+import functools
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from appliance import __version__
+from tests.support.hosts import Host, HostsUnavailable, Lab, base_root, open_lab, why_not
+from tests.support.wheels import wheels_for_hosts
+
+WHEELS = "/srv/wheels"  # where a host finds them
+
+NewHost = Callable[..., Host]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The limit of a test does not include what the session prepares, which has limits of its own."""
+    for item in items:
+        if "deploy" in item.path.parent.name and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
+
+
+def cannot(why: str) -> NoReturn:
+    """Leave the tests out, and say why; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Where hosts are made; nothing is left of it at the end, nor after Ctrl-C or SIGTERM."""
+    why = why_not()
+    if why is not None:
+        cannot(why)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with open_lab(base_root()) as opened:
+            yield opened
+    except HostsUnavailable as error:
+        cannot(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def wheels(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of the project and of what it needs, on this machine."""
+    directory = tmp_path_factory.mktemp("wheels")
+    try:
+        wheels_for_hosts(directory)
+    except HostsUnavailable as error:
+        cannot(str(error))
+    return directory
+
+
+@pytest.fixture
+def new_host(lab: Lab) -> Iterator[NewHost]:
+    """Makes and starts bare hosts, which end with the test: `new_host("one")`; `over` and `shared` as in Lab.host."""
+    made: list[Host] = []
+
+    def start(name: str = "one", *, over: Sequence[Path] = (), shared: Mapping[Path, str] | None = None) -> Host:
+        host = lab.host(name, over=over, shared=shared)
+        made.append(host)
+        return host.start()
+
+    yield start
+    for host in made:
+        lab.remove(host)
+
+
+@pytest.fixture(scope="session")
+def installed(lab: Lab, wheels: Path) -> Path:
+    """What a host has become by an installation without a network, for others to begin with; nothing is started."""
+    host = lab.host("first", shared={wheels: WHEELS}).start()
+    release = f"/opt/appliance/releases/{__version__}"
+    host.run(f"python3 -m venv {release} && ln -s releases/{__version__} /opt/appliance/current")
+    pip = f"{release}/bin/pip install --quiet --no-input --no-index --find-links {WHEELS}"
+    host.run(f"{pip} 'edge-chat-appliance[systemd]=={__version__}'", timeout_s=300)
+    return lab.frozen(host)
+
+
+@pytest.fixture
+def new_appliance(new_host: NewHost, installed: Path, wheels: Path) -> NewHost:
+    """Like `new_host`, with the appliance installed there."""
+    return functools.partial(new_host, over=[installed], shared={wheels: WHEELS})
