@@ -1,21 +1,16 @@
-"""Files that come with the appliance: the catalog and the recipes. Knows where they are and how TOML fails."""
+"""The catalog and the recipes that come with the appliance. Knows how TOML fails."""
 
 import tomllib
-from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
-import appliance
+from appliance.config.shipped import shipped
 from appliance.errors import ConfigError
 
 
 def shipped_models() -> Traversable:
     """The checkout's models/ where the package runs from one, else the copy in the wheel."""
-    root = Path(appliance.__file__).parent.parent
-    if (root / "pyproject.toml").is_file():
-        return root / "models"
-    return resources.files(appliance) / "data" / "models"
+    return shipped("models")
 
 
 def read_toml(file: Traversable) -> dict[str, Any]:
