@@ -23,10 +23,12 @@ from appliance.api.listener import (
     listen,
 )
 from appliance.api.middleware import errors_as_json, note_request
+from appliance.api.service import tell_stopping
 from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
 from appliance.engine.mapping import release_freed
 from appliance.observability.logs import Seldom, fields
+from appliance.observability.notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +73,17 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
 
 
 async def run_daemon(
-    daemon: Daemon, *, announce: Callable[[Daemon, str], None], beside: AbstractAsyncContextManager[object]
+    daemon: Daemon,
+    *,
+    announce: Callable[[Daemon, str], None],
+    beside: AbstractAsyncContextManager[object],
+    notifier: Notifier,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
-    `announce` is called once the base URL is listened on; `beside` is open while the engine is there. Raises
-    StartError where the port can't be had or the engine never gets ready, ConfigError where the model is damaged.
+    `announce` is called once the base URL is listened on; `beside` is open while the engine is there;
+    it tells `notifier` that it stops. Raises StartError where the port can't be had or the engine never gets ready,
+    ConfigError where the model is damaged.
     """
     _quieten_aiohttp()
     allow_many_files()
@@ -93,6 +100,7 @@ async def run_daemon(
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if not engine.done():
+                tell_stopping(daemon, notifier, daemon.settings.server.drain_timeout_s)
                 await _drain(daemon)
         finally:
             tidying.cancel()

@@ -59,6 +59,8 @@ class Daemon:
         )
         self.metrics.watch(lambda: self.dispatcher.running, lambda: self.dispatcher.waiting)
         self.connections: set[Connection] = set()
+        self.served = asyncio.Event()
+        """Set once the first worker has warmed up."""
         self.started_at = time.monotonic()
         self.choice = choice
         self.switching = None if choice is None else Switching(self, choice)
@@ -123,6 +125,7 @@ class Daemon:
 
     def _serving(self, load: Load) -> None:
         """A worker takes over, perhaps with another model."""
+        self.served.set()
         model, installed = self._loadable[load.directory]
         if model != self.model:
             self.model = model

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from appliance.engine.memory import MemoryBudget
     from appliance.models.choosing import Choice
     from appliance.models.tuning.applying import HostTuning
+    from appliance.observability.notify import Notifier
 
 log = logging.getLogger(__name__)
+
+READING_MAX_S = 300.0  # every byte of a model, from a slow card
 
 FAKE_MODEL = ServedModel(
     id="fake",
@@ -56,32 +59,42 @@ def serve(
         "engine.pipeline": pipeline,
         "logging.level": level,
     }
-    effective = load(config, flags)
-    settings = effective.settings
-    choice, served = choose(settings, model)
-    budget, tuning = _budget(effective, served)
+    from appliance.observability.notify import microseconds, open_notifier
 
-    import asyncio
+    with open_notifier() as notifier:
+        notifier.tell(STATUS="reading the model", EXTEND_TIMEOUT_USEC=microseconds(READING_MAX_S))
+        effective = load(config, flags)
+        settings = effective.settings
+        choice, served = choose(settings, model)
+        budget, tuning = _budget(effective, served)
 
-    from appliance.observability.logs import fields, logging_to_stderr
+        import asyncio
 
-    with logging_to_stderr(settings.logging.level, settings.logging.format):
-        if budget is not None:
-            log.info("memory budget", extra=fields(total_bytes=budget.total_bytes, **msgspec.structs.asdict(budget)))
-        asyncio.run(_run(settings, served, choice, tuning))
+        from appliance.observability.logs import fields, logging_to_stderr
+
+        with logging_to_stderr(settings.logging.level, settings.logging.format):
+            if budget is not None:
+                total_bytes = budget.total_bytes
+                log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))
+            asyncio.run(_run(settings, served, choice, tuning, notifier))
 
 
-async def _run(settings: "Settings", served: ServedModel, choice: "Choice", tuning: "HostTuning") -> None:
+async def _run(
+    settings: "Settings", served: ServedModel, choice: "Choice", tuning: "HostTuning", notifier: "Notifier"
+) -> None:
     from appliance.api.app import run_daemon
+    from appliance.api.service import told_of
     from appliance.api.state import Daemon
     from appliance.cli.warm_up import announce
     from appliance.config.paths import control_socket
     from appliance.control.server import control
+    from appliance.observability.notify import watchdog_period_s
 
     daemon = Daemon(settings, served, choice, tuning)
     configured = settings.server.control_socket
     beside = control(control_socket(configured), daemon.switching, required=bool(configured))
-    await run_daemon(daemon, announce=announce, beside=beside)
+    async with told_of(daemon, notifier, watchdog_period_s()):
+        await run_daemon(daemon, announce=announce, beside=beside, notifier=notifier)
 
 
 def choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
@@ -93,6 +93,16 @@ class EngineClient:
         """Process id of the worker that serves, else of the one that starts; None where there is none."""
         worker = self.serving or self.starting
         return None if worker is None else worker.pid
+
+    @property
+    def workers(self) -> Collection[WatchedWorker]:
+        """All that may still have a process."""
+        return self._workers.keys()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether so many workers were lost that one is tried seldom."""
+        return self._backoff.given_up
 
     @property
     def next_start_s(self) -> float | None:

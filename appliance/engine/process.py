@@ -10,6 +10,7 @@ import sys
 from appliance.engine.ipc import Command, Frames, Report, frame, report_decoder
 from appliance.engine.out_of_memory import is_out_of_memory
 from appliance.observability.logs import fields
+from appliance.observability.notify import child_environment
 
 log = logging.getLogger("appliance.worker")
 
@@ -101,6 +102,7 @@ async def open_worker() -> WorkerProcess:
                 sys.executable, "-P", "-m", "appliance.engine.worker", str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=OUTPUT_LINE_MAX_BYTES,
+                env=child_environment(),
             )  # fmt: skip
         except BaseException:
             writer.close()

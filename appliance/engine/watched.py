@@ -85,6 +85,7 @@ class WatchedWorker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._canary_asked_at = 0.0
+        self._looked_at = time.monotonic()
 
     @property
     def pid(self) -> int | None:
@@ -105,6 +106,11 @@ class WatchedWorker:
     def ready_for_s(self) -> float:
         """Seconds since it got ready; 0 before."""
         return 0.0 if self.ready is None else time.monotonic() - self.ready_at
+
+    @property
+    def unwatched_s(self) -> float:
+        """Seconds since it was looked at, for a stall or a start that takes too long; or since it was made."""
+        return time.monotonic() - self._looked_at
 
     # ---- requests ---------------------------------------------------------------------------------------
 
@@ -233,11 +239,12 @@ class WatchedWorker:
         load_s = self._settings.load_timeout_s
         look_s = min(LOOK_S, self._settings.stall_timeout_s / 4, load_s / 4)
         canary_s = self._settings.canary_interval_s
-        begun = looked_at = time.monotonic()
+        begun = looked_at = self._looked_at = time.monotonic()
         late = False
         while not self._why:
             await asyncio.sleep(look_s)
             before, looked_at = looked_at, time.monotonic()
+            self._looked_at = looked_at
             if not late and looked_at - before > 2 * look_s:
                 late = True  # this process was stopped or busy: what the worker sent meanwhile is to be read first
                 continue

@@ -20,6 +20,7 @@ from appliance.types import EngineStats, Timings
 
 NAMESPACE = "appliance"
 RATE_WINDOW_S = 10.0
+TTFT_WINDOW = 200  # answers that the p95 is of
 
 TTFT_BUCKETS_S = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 30, 60)
 TOKEN_BUCKETS_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
@@ -84,6 +85,7 @@ class Metrics:
         self._kv_bytes.set(math.nan)
         self._draft_gain.set(math.nan)
         self._recent: deque[tuple[float, int]] = deque()
+        self._ttfts_s: deque[float] = deque(maxlen=TTFT_WINDOW)
         self.last_stats: EngineStats | None = None
 
     def describe(self, model: str, digest: str, version: str, openvino: str) -> None:
@@ -138,6 +140,7 @@ class Metrics:
         self._e2e.observe(timings.total_ms / 1000)
         if timings.ttft_ms is not None:
             self._ttft.observe(timings.ttft_ms / 1000)
+            self._ttfts_s.append(timings.ttft_ms / 1000)
             self._generation.observe(completion_tokens)
 
     def canary(self, seconds: float) -> None:
@@ -172,6 +175,11 @@ class Metrics:
         """Tokens generated a second, of all requests, over the last RATE_WINDOW_S. From any thread."""
         oldest = time.monotonic() - RATE_WINDOW_S
         return sum(count for at, count in list(self._recent) if at >= oldest) / RATE_WINDOW_S
+
+    def ttft_p95_s(self) -> float | None:
+        """Time to first token that 95 % of the last TTFT_WINDOW answers took at most; None before the first."""
+        last = sorted(self._ttfts_s)
+        return last[math.ceil(0.95 * len(last)) - 1] if last else None
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - RATE_WINDOW_S

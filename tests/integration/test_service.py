@@ -1,0 +1,141 @@
+"""What a service manager hears of a real daemon: ready, status, watchdog, end."""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.daemon import Peer
+from tests.support.notify import Manager, Told, service_manager
+from tests.support.process import Served, environment, serving
+
+ENDLESS = "again and again fake:step-ms=5"
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    with service_manager(tmp_path) as listening:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(listening.path))
+        yield listening
+
+
+@pytest.fixture
+def served(tmp_path: Path, manager: Manager) -> Iterator[Served]:
+    with serving(tmp_path, "--pipeline", "fake") as started:
+        yield started
+
+
+def ready(told: Told) -> bool:
+    return told.get("READY") == "1"
+
+
+async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
+    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
+    await peer.until("hello")
+    return peer
+
+
+def test_ready_comes_once_after_the_warm_up_and_stopping_before_the_end(served: Served, manager: Manager) -> None:
+    told = manager.wait_for(ready)
+    assert told["STATUS"].startswith("ready · fake · 0 running, 0 waiting · 0 tok/s · ")
+    before = manager.told[:-1]
+    assert before[0]["STATUS"] == "reading the model"
+    assert all("STATUS" in told or "EXTEND_TIMEOUT_USEC" in told for told in before)
+    served.wait_for("engine ready")
+    served.process.send_signal(signal.SIGTERM)
+    assert served.end() == 0
+    rest = manager.drain()
+    assert next(told for told in rest if "STOPPING" in told)["EXTEND_TIMEOUT_USEC"] == "35000000"
+    assert not [told for told in rest if "READY" in told]
+
+
+async def test_the_status_tells_of_requests_and_figures(served: Served, manager: Manager) -> None:
+    url = served.url
+    await asyncio.to_thread(manager.wait_for, ready)
+    async with aiohttp.ClientSession() as session:
+        peer = await connect(session, url)
+        await peer.chat("r1", ENDLESS, params={"max_tokens": 4000})
+        await asyncio.to_thread(manager.status, "ready", "1 running, 0 waiting")
+        await peer.send(type="cancel", id="r1")
+        await peer.until("done")
+    status = await asyncio.to_thread(manager.status, "0 running", "TTFT p95")
+    assert status.endswith(" GB")
+
+
+def test_a_lost_worker_is_told_and_ready_is_not_told_again(served: Served, manager: Manager) -> None:
+    manager.wait_for(ready)
+    os.kill(served.worker_pid(), signal.SIGKILL)
+    served.wait_for("engine ready")
+    manager.drain()
+    served.process.send_signal(signal.SIGTERM)
+    served.end()
+    manager.drain()
+    assert len([told for told in manager.told if ready(told)]) == 1
+
+
+def test_an_engine_that_keeps_failing_is_told_with_the_next_try(tmp_path: Path, manager: Manager) -> None:
+    with serving(tmp_path, "--pipeline", "fake", engine__failures_max=1) as served:
+        manager.wait_for(ready)
+        os.kill(served.worker_pid(), signal.SIGKILL)
+        assert "SIGKILL" in manager.status("the engine keeps failing, tried again in ")
+
+
+def test_the_worker_does_not_speak_for_the_daemon(served: Served, manager: Manager) -> None:
+    worker = served.worker_pid()
+    variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    assert not [v for v in variables if v.startswith((b"NOTIFY", b"WATCHDOG", b"LISTEN"))]
+    assert [v for v in variables if v.startswith(b"HOME=")]
+
+
+def test_bad_settings_are_told_with_78(tmp_path: Path, manager: Manager) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("[server]\nprot = 1\n")
+    command = [sys.executable, "-m", "appliance", "serve", "--config", str(file)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    told = manager.wait_for(lambda told: "ERRNO" in told)
+    assert told["ERRNO"] == str(errno.EINVAL)
+    assert "did you mean port?" in told["STATUS"]
+
+
+# ---- watchdog ------------------------------------------------------------------------------------------------
+
+
+def petted(told: Told) -> bool:
+    return "WATCHDOG" in told
+
+
+@pytest.fixture
+def watched(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    with serving(tmp_path, "--pipeline", "fake", engine__stall_timeout_s=1, engine__canary_interval_s=0.5) as started:
+        yield started
+
+
+def test_a_stopped_daemon_pets_nobody_and_one_that_goes_on_does(watched: Served, manager: Manager) -> None:
+    manager.wait_for(ready)
+    manager.wait_for(petted)
+    watched.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, watched.process.pid, os.WSTOPPED)
+    manager.drain()
+    assert manager.read(3.0) is None
+    watched.process.send_signal(signal.SIGCONT)
+    manager.wait_for(petted)
+
+
+def test_a_stopped_worker_is_the_supervisors_business(watched: Served, manager: Manager) -> None:
+    manager.wait_for(ready)
+    os.kill(watched.worker_pid(), signal.SIGSTOP)
+    assert "canary" in watched.wait_for("engine worker lost")["reason"]
+    watched.wait_for("engine ready")
+    assert not [entry for entry in watched.log if entry["event"] == "watchdog not petted"]
+    manager.drain()
+    manager.wait_for(petted)
+    assert watched.process.poll() is None
