@@ -18,9 +18,9 @@ from appliance.api.listener import (
     KEEPALIVE_S,
     SPARE_CONNECTIONS,
     Doorkeeper,
+    Listeners,
     affordable_connections,
     allow_many_files,
-    listen,
 )
 from appliance.api.middleware import errors_as_json, note_request
 from appliance.api.service import tell_stopping
@@ -47,9 +47,10 @@ def build_app(daemon: Daemon) -> web.Application:
 
 
 @contextlib.asynccontextmanager
-async def listening(daemon: Daemon) -> AsyncIterator[str]:
+async def listening(daemon: Daemon, listeners: Listeners | None = None) -> AsyncIterator[str]:
     """Serve HTTP and WebSocket for as long as the block lasts; gives the base URL.
 
+    `listeners`: sockets that were handed over; None: one of our own, as the settings have it.
     Raises StartError where the address can't be listened on.
     """
     settings = daemon.settings.server
@@ -62,12 +63,11 @@ async def listening(daemon: Daemon) -> AsyncIterator[str]:
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
         most = affordable_connections(settings.max_connections + SPARE_CONNECTIONS)
-        server = await listen(Doorkeeper(runner.server, app[ASKED], most), settings.host, settings.port)
+        listeners = listeners or Listeners()
         try:
-            port = server.sockets[0].getsockname()[1]
-            yield f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+            yield await listeners.open(Doorkeeper(runner.server, app[ASKED], most), settings.host, settings.port)
         finally:
-            server.close()
+            listeners.close()
     finally:
         await runner.cleanup()
 
@@ -78,6 +78,7 @@ async def run_daemon(
     announce: Callable[[Daemon, str], None],
     beside: AbstractAsyncContextManager[object],
     notifier: Notifier,
+    listeners: Listeners,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
@@ -90,8 +91,10 @@ async def run_daemon(
     model = daemon.model
     stop = asyncio.Event()
     _on_signals(daemon, stop)
-    async with listening(daemon) as url, beside:
-        log.info("listening", extra=fields(url=url, version=__version__, model=model.id))
+    async with listening(daemon, listeners) as url, beside:
+        log.info(
+            "listening", extra=fields(url=url, version=__version__, model=model.id, inherited=len(listeners.inherited))
+        )
         announce(daemon, url)
         engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, daemon.check_model, daemon.fall_back))
         tidying = asyncio.create_task(_give_memory_back())
@@ -100,6 +103,7 @@ async def run_daemon(
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if not engine.done():
+                listeners.leave_to_successor()
                 tell_stopping(daemon, notifier, daemon.settings.server.drain_timeout_s)
                 await _drain(daemon)
         finally:

@@ -1,12 +1,14 @@
-"""The listening socket: how many TCP connections, and how long one may say nothing. Knows no routes."""
+"""The listening sockets: how many TCP connections, and how long one may say nothing. Knows no routes."""
 
 import asyncio
 import errno
 import resource
+from collections.abc import Sequence
 from weakref import WeakSet
 
 from aiohttp import web
 
+from appliance.api.activation import InheritedSocket
 from appliance.errors import StartError
 
 OWN_FILES = 40  # the event loop, a worker's pipes, /proc, and connections that are not counted yet
@@ -49,12 +51,39 @@ class Doorkeeper:
             transport.abort()
 
 
-async def listen(doorkeeper: Doorkeeper, host: str, port: int) -> asyncio.Server:
-    """Accept connections. Raises StartError, with the remedy, where the address can't be had."""
-    try:
-        return await asyncio.get_running_loop().create_server(doorkeeper, host, port, backlog=BACKLOG)
-    except OSError as error:
-        raise StartError(_listen_error(host, port, error)) from error
+class Listeners:
+    """The listening sockets: those that systemd handed over, else one of our own."""
+
+    def __init__(self, inherited: Sequence[InheritedSocket] = ()) -> None:
+        self.inherited = inherited
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self, doorkeeper: Doorkeeper, host: str, port: int) -> str:
+        """Accept connections; returns the base URL. `host` and `port` count where nothing was inherited.
+
+        Raises StartError, with the remedy, where the address can't be had.
+        """
+        loop = asyncio.get_running_loop()
+        for inherited in self.inherited:
+            self._servers.append(await loop.create_server(doorkeeper, sock=inherited, backlog=BACKLOG))
+        if not self.inherited:
+            try:
+                self._servers.append(await loop.create_server(doorkeeper, host, port, backlog=BACKLOG))
+            except OSError as error:
+                raise StartError(_listen_error(host, port, error)) from error
+        address: tuple[str, int] = self._servers[0].sockets[0].getsockname()[:2]
+        shown = address[0] if self.inherited else host
+        return f"http://{f'[{shown}]' if ':' in shown else shown}:{address[1]}"
+
+    def leave_to_successor(self) -> None:
+        """Accept no more where systemd keeps the sockets: who connects now waits there for the next daemon."""
+        if self.inherited:
+            self.close()
+
+    def close(self) -> None:
+        """Accept no more; what was inherited stays open at systemd's end."""
+        for server in self._servers:
+            server.close()
 
 
 def allow_many_files() -> None:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ import typer
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
+    from appliance.api.listener import Listeners
+    from appliance.api.state import Daemon
     from appliance.config import Effective, Settings
     from appliance.engine.memory import MemoryBudget
     from appliance.models.choosing import Choice
@@ -50,8 +54,6 @@ def serve(
     Exit status: 0 after a drain; 1 where it can't start now (port in use, engine fails); 78 where a setting or
     the model is wrong.
     """
-    from appliance.config import load
-
     flags: dict[str, object] = {
         "server.host": host,
         "server.port": port,
@@ -59,9 +61,13 @@ def serve(
         "engine.pipeline": pipeline,
         "logging.level": level,
     }
+    from appliance.api.activation import inherited_sockets
+    from appliance.api.listener import Listeners
+    from appliance.config import load
     from appliance.observability.notify import microseconds, open_notifier
 
     with open_notifier() as notifier:
+        listeners = Listeners(inherited_sockets())  # before there is any child
         notifier.tell(STATUS="reading the model", EXTEND_TIMEOUT_USEC=microseconds(READING_MAX_S))
         effective = load(config, flags)
         settings = effective.settings
@@ -70,31 +76,29 @@ def serve(
 
         import asyncio
 
+        from appliance.api.state import Daemon
         from appliance.observability.logs import fields, logging_to_stderr
 
         with logging_to_stderr(settings.logging.level, settings.logging.format):
             if budget is not None:
                 total_bytes = budget.total_bytes
                 log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))
-            asyncio.run(_run(settings, served, choice, tuning, notifier))
+            asyncio.run(_run(partial(Daemon, settings, served, choice, tuning), notifier, listeners))
 
 
-async def _run(
-    settings: "Settings", served: ServedModel, choice: "Choice", tuning: "HostTuning", notifier: "Notifier"
-) -> None:
+async def _run(make: "Callable[[], Daemon]", notifier: "Notifier", listeners: "Listeners") -> None:
     from appliance.api.app import run_daemon
     from appliance.api.service import told_of
-    from appliance.api.state import Daemon
     from appliance.cli.warm_up import announce
     from appliance.config.paths import control_socket
     from appliance.control.server import control
     from appliance.observability.notify import watchdog_period_s
 
-    daemon = Daemon(settings, served, choice, tuning)
-    configured = settings.server.control_socket
+    daemon = make()
+    configured = daemon.settings.server.control_socket
     beside = control(control_socket(configured), daemon.switching, required=bool(configured))
     async with told_of(daemon, notifier, watchdog_period_s()):
-        await run_daemon(daemon, announce=announce, beside=beside, notifier=notifier)
+        await run_daemon(daemon, announce=announce, beside=beside, notifier=notifier, listeners=listeners)
 
 
 def choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -48,7 +49,10 @@ def served(tmp_path: Path, store: Store) -> Iterator[Served]:
 
 
 def daemon(home: Path, store: Store, *before: str) -> contextlib.AbstractContextManager[Served]:
-    settings = {"models__directory": store.directory, "models__min_speed_ratio": 0}  # the fake's speed is noise
+    settings: dict[str, Any] = {
+        "models__directory": store.directory,
+        "models__min_speed_ratio": 0,
+    }  # the fake's speed is noise
     return serving(home, "--pipeline", "fake", before=before, **settings)
 
 

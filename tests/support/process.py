@@ -6,6 +6,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = 30.0
+ACTIVATE = Path(__file__).with_name("activate.py")
 
 
 class Served:
@@ -83,15 +85,21 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(home: Path, *arguments: str, before: Sequence[str] = (), **settings: object) -> Iterator[Served]:
+def serving(
+    home: Path, *arguments: str, before: Sequence[str] = (), sockets: Sequence[socket.socket] = (), **settings: object
+) -> Iterator[Served]:
     """`appliance serve`, started in `home`, on a free port, logging JSON; killed on leaving where it still runs.
 
-    `before`: a command to start it with, such as prlimit.
+    `before`: a command to start it with, such as prlimit. `sockets`: handed over as systemd does it.
     """
+    handed = [listener.fileno() for listener in sockets]
+    if handed:
+        before = [sys.executable, str(ACTIVATE), ",".join(map(str, handed)), *before]
     command = [*before, sys.executable, "-P", "-m", "appliance", "serve", "--port", "0", *arguments]
     with subprocess.Popen(
-        command, cwd=home, env=environment(home, **settings), stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+        command, cwd=home, env=environment(home, **settings), stderr=subprocess.PIPE,
+        start_new_session=True, pass_fds=handed,
+    ) as process:  # fmt: skip
         try:
             yield Served(process)
         finally:
