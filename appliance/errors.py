@@ -132,6 +132,12 @@ class TooManyConnections(UnavailableError):
     code = "too_many_connections"
 
 
+class Drained(UnavailableError):
+    """The operator has taken the appliance out of service; what it has, it finishes."""
+
+    code = "drained"
+
+
 class ShuttingDown(UnavailableError):
     """The daemon drains and takes no new requests."""
 

@@ -144,7 +144,7 @@ class Daemon:
 
     def not_ready(self) -> ReadyReason | None:
         """Why new requests would not be answered now; None where they would."""
-        if self.dispatcher.draining:
+        if self.dispatcher.draining or self.dispatcher.drained:
             return "draining"
         match self.engine.state:
             case "ready":

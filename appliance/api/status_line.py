@@ -20,7 +20,8 @@ def status_line(daemon: Daemon, front_bytes: int) -> str:
         return _joined("stopping", _requests(daemon), f"at most {left_s:.0f} s more")
     match daemon.engine.state:
         case "ready":
-            return _joined("ready", _model(daemon), _requests(daemon), *_figures(daemon, front_bytes))
+            state = "drained by the operator" if daemon.dispatcher.drained else "ready"
+            return _joined(state, _model(daemon), _requests(daemon), *_figures(daemon, front_bytes))
         case "loading" | "warming" as state if daemon.engine.next_start_s is None:
             return _joined(state, _model(daemon), _waiting(daemon))
         case state:

@@ -16,6 +16,8 @@ from appliance.models.choosing import Choice
 from appliance.models.slots import read_slots
 from appliance.observability import host
 
+DRAINED = "drained by the operator; appliance undrain ends it"
+
 INDEX = """appliance {version}: {model}
   WebSocket   /v1/ws       (try: new WebSocket("ws://" + location.host + "/v1/ws") in this page's console)
   status      /v1/status
@@ -40,7 +42,9 @@ async def readyz(request: web.Request) -> web.Response:
     reason = daemon.not_ready()
     if reason is None:
         return json_response({"ready": True})
-    detail = None if reason == "draining" else daemon.engine.why_away
+    detail = daemon.engine.why_away
+    if reason == "draining":
+        detail = DRAINED if daemon.dispatcher.drained else None
     return json_response({"ready": False, "reason": reason, "detail": detail}, 503)
 
 
@@ -67,6 +71,7 @@ async def status(request: web.Request) -> web.Response:
             "version": __version__,
             "ready": reason is None,
             "reason": reason,
+            "drained": daemon.dispatcher.drained,
             "uptime_s": round(time.monotonic() - daemon.started_at, 1),
             "model": {
                 "id": daemon.model.id,

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli import bench, bundles, chat, config, measure, models, recipes, serve, show, slots, tune, version
+from appliance.cli import (
+    bench,
+    bundles,
+    chat,
+    config,
+    measure,
+    models,
+    operating,
+    recipes,
+    serve,
+    show,
+    slots,
+    tune,
+    version,
+)
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -29,6 +43,7 @@ recipes.register(models.app)
 measure.register(models.app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
+operating.register(app)
 version.register(app)
 
 

@@ -88,6 +88,7 @@ def serve(
 
 async def _run(make: "Callable[[], Daemon]", notifier: "Notifier", listeners: "Listeners") -> None:
     from appliance.api.app import run_daemon
+    from appliance.api.operator import Operator
     from appliance.api.service import told_of
     from appliance.cli.warm_up import announce
     from appliance.config.paths import control_socket
@@ -96,7 +97,7 @@ async def _run(make: "Callable[[], Daemon]", notifier: "Notifier", listeners: "L
 
     daemon = make()
     configured = daemon.settings.server.control_socket
-    beside = control(control_socket(configured), daemon.switching, required=bool(configured))
+    beside = control(control_socket(configured), daemon.switching, Operator(daemon), required=bool(configured))
     async with told_of(daemon, notifier, watchdog_period_s()):
         await run_daemon(daemon, announce=announce, beside=beside, notifier=notifier, listeners=listeners)
 

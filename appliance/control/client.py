@@ -39,8 +39,16 @@ def switch(path: Path, reference: str | None, on_stage: Callable[[str], None]) -
 
 def served(path: Path) -> str | None:
     """ID@DIGEST of what the daemon serves; None where that is none of a store's. Raises NoDaemon, ControlFailed."""
-    found: str | None = asyncio.run(_get(path, "/v1/models/served"))["model"]
+    found: str | None = asyncio.run(_ask(path, "GET", "/v1/models/served"))["model"]
     return found
+
+
+def ask(path: Path, route: str, *, change: bool) -> dict[str, Any]:
+    """POST (`change`) or GET `route`; returns the answer. Raises NoDaemon, ControlFailed."""
+    told = asyncio.run(_ask(path, "POST" if change else "GET", route))
+    if "error" in told:
+        raise ControlFailed(str(told["error"]["message"]), int(told["error"]["exit_status"]))
+    return told
 
 
 async def _switch(path: Path, route: str, body: object, on_stage: Callable[[str], None]) -> dict[str, Any]:
@@ -59,9 +67,9 @@ async def _switch(path: Path, route: str, body: object, on_stage: Callable[[str]
     raise _failure(path, None)
 
 
-async def _get(path: Path, route: str) -> dict[str, Any]:
+async def _ask(path: Path, method: str, route: str) -> dict[str, Any]:
     try:
-        async with _session(path) as session, session.get(f"http://appliance{route}") as response:
+        async with _session(path) as session, session.request(method, f"http://appliance{route}") as response:
             return msgspec.json.decode(await response.read(), type=dict[str, Any])
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         raise _failure(path, error) from None

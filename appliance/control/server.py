@@ -1,4 +1,4 @@
-"""HTTP on the control socket: serve another model. Knows routes and the switch; knows no client of the LAN.
+"""HTTP on the control socket. Knows the switch to another model; knows no client of the LAN, and not how to operate.
 
 An answer that takes a while is one JSON object a line: what is done now, and at last what came of it.
 """
@@ -15,6 +15,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from appliance.control.listener import bound_socket
+from appliance.control.operating import OPERATED, ROUTES, Operated
 from appliance.errors import ApplianceError, StartError
 from appliance.models.errors import StoreBusy
 from appliance.models.switching import Switching
@@ -39,7 +40,9 @@ class Use(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @contextlib.asynccontextmanager
-async def control(path: Path, switching: Switching | None, *, required: bool) -> AsyncIterator[None]:
+async def control(
+    path: Path, switching: Switching | None, operated: Operated, *, required: bool
+) -> AsyncIterator[None]:
     """Answer on the control socket at `path` for as long as the block lasts; not at all where nothing can switch.
 
     Raises StartError where there can be none and it is `required`; else that is logged, and there is none.
@@ -56,7 +59,7 @@ async def control(path: Path, switching: Switching | None, *, required: bool) ->
             log.warning("no control socket", extra=fields(reason=str(error)))
         else:
             runner = web.AppRunner(
-                _build_app(switching), handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S
+                _build_app(switching, operated), handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
@@ -65,11 +68,12 @@ async def control(path: Path, switching: Switching | None, *, required: bool) ->
         yield
 
 
-def _build_app(switching: Switching) -> web.Application:
+def _build_app(switching: Switching, operated: Operated) -> web.Application:
     app = web.Application(client_max_size=BODY_MAX_BYTES)
     app[SWITCHING] = switching
+    app[OPERATED] = operated
     app.add_routes([web.post("/v1/models/use", _use), web.post("/v1/models/rollback", _rollback)])
-    app.add_routes([web.get("/v1/models/served", _served)])
+    app.add_routes([web.get("/v1/models/served", _served), *ROUTES])
     return app
 
 

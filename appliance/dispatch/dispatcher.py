@@ -22,6 +22,7 @@ from appliance.engine.ipc import Step
 from appliance.errors import (
     BadRequest,
     DeadlineExceeded,
+    Drained,
     EngineRestarted,
     InternalError,
     PromptTooLong,
@@ -36,6 +37,7 @@ from appliance.types import ChatRequest
 log = logging.getLogger(__name__)
 
 
+DRAINED_RETRY_S = 30.0  # maintenance takes a while; asking again costs little
 PREPARE_AHEAD = 2  # one under way and one behind it keep the tokenizer busy
 
 
@@ -56,6 +58,8 @@ class Dispatcher:
         self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
         self._speed = Speed()
         self._drain_ends_at: float | None = None
+        self.drained = False
+        """Whether new requests are refused for maintenance; nothing ends of it."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -82,7 +86,7 @@ class Dispatcher:
     # ---- from clients -----------------------------------------------------------------------------------
 
     def submit(self, request: ChatRequest, sink: RequestSink) -> Ticket:
-        """Take a request; its events go to `sink`. Raises QueueFull or ShuttingDown, and then takes nothing."""
+        """Take a request; its events go to `sink`. Raises UnavailableError, and then takes nothing."""
         try:
             self._check_room(request.client)
         except RequestError as error:
@@ -124,6 +128,8 @@ class Dispatcher:
     def _check_room(self, client: str) -> None:
         if self.drain_left_s is not None:
             raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self.drain_left_s))
+        if self.drained:
+            raise Drained("the appliance is out of service for maintenance", retry_after_s=DRAINED_RETRY_S)
         if len(self._queue) >= self._settings.max_waiting:
             raise QueueFull(
                 f"{len(self._queue)} requests wait, which is all there is room for",
