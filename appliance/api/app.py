@@ -23,10 +23,12 @@ from appliance.api.listener import (
     allow_many_files,
 )
 from appliance.api.middleware import errors_as_json, note_request
+from appliance.api.operator import Operator
 from appliance.api.service import tell_stopping
 from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
 from appliance.engine.mapping import release_freed
+from appliance.errors import ConfigError
 from appliance.observability.logs import Seldom, fields
 from appliance.observability.notify import Notifier
 
@@ -62,10 +64,14 @@ async def listening(daemon: Daemon, listeners: Listeners | None = None) -> Async
     try:
         if runner.server is None:
             raise RuntimeError("the runner has no server after its setup")
-        most = affordable_connections(settings.max_connections + SPARE_CONNECTIONS)
+        doorkeeper = Doorkeeper(
+            runner.server,
+            app[ASKED],
+            lambda: affordable_connections(daemon.settings.server.max_connections + SPARE_CONNECTIONS),
+        )
         listeners = listeners or Listeners()
         try:
-            yield await listeners.open(Doorkeeper(runner.server, app[ASKED], most), settings.host, settings.port)
+            yield await listeners.open(doorkeeper, settings.host, settings.port)
         finally:
             listeners.close()
     finally:
@@ -79,8 +85,11 @@ async def run_daemon(
     beside: AbstractAsyncContextManager[object],
     notifier: Notifier,
     listeners: Listeners,
+    operator: Operator,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    SIGHUP has the settings read again, but for a daemon of a terminal, which was closed then.
 
     `announce` is called once the base URL is listened on; `beside` is open while the engine is there;
     it tells `notifier` that it stops. Raises StartError where the port can't be had or the engine never gets ready,
@@ -90,7 +99,7 @@ async def run_daemon(
     allow_many_files()
     model = daemon.model
     stop = asyncio.Event()
-    _on_signals(daemon, stop)
+    _on_signals(daemon, stop, operator)
     async with listening(daemon, listeners) as url, beside:
         log.info(
             "listening", extra=fields(url=url, version=__version__, model=model.id, inherited=len(listeners.inherited))
@@ -149,8 +158,9 @@ async def _close_connections(daemon: Daemon) -> None:
     await asyncio.gather(*closing, return_exceptions=True)
 
 
-def _on_signals(daemon: Daemon, stop: asyncio.Event) -> None:
+def _on_signals(daemon: Daemon, stop: asyncio.Event, operator: Operator) -> None:
     """The first signal asks for a drain; the second kills the worker and ends the process, status 128 + signal."""
+    reloads: set[asyncio.Task[None]] = set()
 
     def receive(number: signal.Signals) -> None:
         if not stop.is_set():
@@ -160,7 +170,31 @@ def _on_signals(daemon: Daemon, stop: asyncio.Event) -> None:
         os.write(2, f"appliance: {number.name} again, ended at once\n".encode())
         os._exit(128 + number)
 
+    def reload() -> None:
+        task = asyncio.create_task(_reload(operator))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
-            loop.add_signal_handler(number, receive, number)
+    loop.add_signal_handler(signal.SIGTERM, receive, signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGINT, receive, signal.SIGINT)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return  # under nohup
+    if _has_terminal():
+        loop.add_signal_handler(signal.SIGHUP, receive, signal.SIGHUP)  # it was closed
+    else:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _reload(operator: Operator) -> None:
+    with contextlib.suppress(ConfigError):  # the log has it
+        await operator.reload()
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process, and so may be closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

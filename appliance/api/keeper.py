@@ -43,6 +43,11 @@ class Keeper:
         self._chars = 0
         self._room_due = False
 
+    def rebound(self, *, grace_s: float, max_chars: int, max_per_client: int) -> None:
+        """Other bounds, for what happens from now on."""
+        self._grace_s, self._max_chars, self._max_per_client = grace_s, max_chars, max_per_client
+        self.grew(0)
+
     @property
     def enabled(self) -> bool:
         """Whether answers are kept at all."""

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 from aiohttp import web
@@ -23,8 +23,10 @@ FIRST_REQUEST_S = 10.0  # from connecting to a whole request; a connection that 
 class Doorkeeper:
     """Makes a protocol for each TCP connection, and turns away those that are too many or say nothing."""
 
-    def __init__(self, server: web.Server, asked: WeakSet[asyncio.BaseTransport], max_connections: int) -> None:
-        """`asked`: the connections that have sent a request."""
+    def __init__(
+        self, server: web.Server, asked: WeakSet[asyncio.BaseTransport], max_connections: Callable[[], int]
+    ) -> None:
+        """`asked`: the connections that have sent a request. `max_connections`: now."""
         self._server = server
         self._asked = asked
         self._max_connections = max_connections
@@ -40,7 +42,7 @@ class Doorkeeper:
     def _turn_away_if_too_many(self, handler: web.RequestHandler) -> None:
         transport = handler.transport
         # In the order of their arrival: of a burst only those beyond the bound go.
-        if transport is not None and handler not in self._server.connections[: self._max_connections]:
+        if transport is not None and handler not in self._server.connections[: self._max_connections()]:
             if transport not in self._asked:
                 transport.write(TOO_MANY)
             transport.close()

@@ -1,18 +1,28 @@
 """What an operator may have a running daemon do. Knows the daemon; knows no HTTP and no terminal."""
 
+import asyncio
 import logging
+from collections.abc import Callable
 
 from appliance.api.state import Daemon
+from appliance.config import Effective
+from appliance.config.changes import Changes, compare, taken_up
+from appliance.errors import ConfigError
 from appliance.observability.logs import fields
+from appliance.observability.notify import Notifier, monotonic_usec
 
 log = logging.getLogger(__name__)
 
 
 class Operator:
-    """Takes the daemon out of service, and back."""
+    """Takes the daemon out of service, and back; has it read its settings again."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, reread: Callable[[], Effective], notifier: Notifier) -> None:
+        """`reread`: the settings as a start would have them now; may block, and raises ConfigError."""
         self._daemon = daemon
+        self._reread = reread
+        self._notifier = notifier
+        self._reloading = asyncio.Lock()
 
     @property
     def drained(self) -> bool:
@@ -40,3 +50,33 @@ class Operator:
         if self.drained:
             log.info("undrained by the operator", extra=fields())
         self._daemon.dispatcher.drained = False
+
+    async def reload(self) -> Changes:
+        """Put in force what can change in a running daemon, and tell what can't.
+
+        Raises ConfigError where file or environment are wrong; then nothing has changed.
+        """
+        async with self._reloading:
+            telling = self._daemon.served.is_set() and not self._daemon.dispatcher.draining
+            if telling:
+                self._notifier.tell(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
+            try:
+                return self._take_up(await asyncio.to_thread(self._reread))
+            except ConfigError as error:
+                log.error("settings not reloaded, the old ones stay", extra=fields(reason=str(error)))  # noqa: TRY400
+                raise
+            finally:
+                if telling:
+                    self._notifier.tell(READY=1)
+
+    def _take_up(self, effective: Effective) -> Changes:
+        old, new = self._daemon.settings, effective.settings
+        changes = compare(old, new)
+        self._daemon.take_up(taken_up(old, new), needs_restart=changes.needs_restart)
+        if "logging.level" in changes.changed:
+            logging.getLogger().setLevel(new.logging.level.upper())
+        log.info(
+            "settings reloaded",
+            extra=fields(changed=" ".join(changes.changed), needs_restart=" ".join(changes.needs_restart)),
+        )
+        return changes

@@ -43,6 +43,8 @@ class Daemon:
         `tuning`: what was measured to be best on this host.
         """
         self.settings = settings
+        self.needs_restart: list[str] = []
+        """Settings that are others by now, and count from the next start on."""
         self.tuning = tuning or HostTuning()
         self.model = model
         """What answers now."""
@@ -81,6 +83,17 @@ class Daemon:
             max_live_requests=settings.limits.max_live_requests,
             resume_grace_s=settings.server.resume_grace_s,
         )
+
+    def take_up(self, settings: Settings, needs_restart: list[str]) -> None:
+        """Go on with `settings`, which differ in what a running daemon can change."""
+        self.settings, self.needs_restart = settings, needs_restart
+        self.dispatcher.settings = settings.dispatch
+        self.keeper.rebound(
+            grace_s=settings.server.resume_grace_s,
+            max_chars=settings.server.resume_buffer_chars,
+            max_per_client=settings.limits.max_live_requests,
+        )
+        self._describe()
 
     def _capacity(self) -> Capacity:
         return Capacity(context_tokens=self.model.context_tokens, kv_cache_tokens=self.settings.engine.kv_cache_tokens)

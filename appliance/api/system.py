@@ -72,6 +72,7 @@ async def status(request: web.Request) -> web.Response:
             "ready": reason is None,
             "reason": reason,
             "drained": daemon.dispatcher.drained,
+            "needs_restart": daemon.needs_restart,
             "uptime_s": round(time.monotonic() - daemon.started_at, 1),
             "model": {
                 "id": daemon.model.id,

@@ -1,4 +1,4 @@
-"""`appliance` drain and undrain: the running daemon out of service and back. Knows terminals."""
+"""`appliance` drain, undrain, reload: a running daemon out of service and back, its settings anew. Knows terminals."""
 
 import time
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("drain")(drain)
     app.command("undrain")(undrain)
+    app.command("reload")(reload)
 
 
 def drain(wait: WaitOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -44,6 +45,17 @@ def undrain(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         print_json(standing)
     else:
         typer.echo("requests are taken again")
+
+
+def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Have the daemon read its settings again; says what it took up, and what needs a restart."""
+    changes = _Asking(config)("reload")
+    if as_json:
+        print_json(changes)
+        return
+    typer.echo(f"changed: {', '.join(changes['changed'])}" if changes["changed"] else "nothing has changed")
+    if changes["needs_restart"]:
+        typer.echo(f"needs a restart: {', '.join(changes['needs_restart'])}")
 
 
 class _Asking:

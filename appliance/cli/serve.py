@@ -69,7 +69,8 @@ def serve(
     with open_notifier() as notifier:
         listeners = Listeners(inherited_sockets())  # before there is any child
         notifier.tell(STATUS="reading the model", EXTEND_TIMEOUT_USEC=microseconds(READING_MAX_S))
-        effective = load(config, flags)
+        reread = partial(load, config, flags)
+        effective = reread()
         settings = effective.settings
         choice, served = choose(settings, model)
         budget, tuning = _budget(effective, served)
@@ -83,10 +84,12 @@ def serve(
             if budget is not None:
                 total_bytes = budget.total_bytes
                 log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))
-            asyncio.run(_run(partial(Daemon, settings, served, choice, tuning), notifier, listeners))
+            asyncio.run(_run(partial(Daemon, settings, served, choice, tuning), reread, notifier, listeners))
 
 
-async def _run(make: "Callable[[], Daemon]", notifier: "Notifier", listeners: "Listeners") -> None:
+async def _run(
+    make: "Callable[[], Daemon]", reread: "Callable[[], Effective]", notifier: "Notifier", listeners: "Listeners"
+) -> None:
     from appliance.api.app import run_daemon
     from appliance.api.operator import Operator
     from appliance.api.service import told_of
@@ -97,9 +100,12 @@ async def _run(make: "Callable[[], Daemon]", notifier: "Notifier", listeners: "L
 
     daemon = make()
     configured = daemon.settings.server.control_socket
-    beside = control(control_socket(configured), daemon.switching, Operator(daemon), required=bool(configured))
+    operator = Operator(daemon, reread, notifier)
+    beside = control(control_socket(configured), daemon.switching, operator, required=bool(configured))
     async with told_of(daemon, notifier, watchdog_period_s()):
-        await run_daemon(daemon, announce=announce, beside=beside, notifier=notifier, listeners=listeners)
+        await run_daemon(
+            daemon, announce=announce, beside=beside, notifier=notifier, listeners=listeners, operator=operator
+        )
 
 
 def choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedModel]":

@@ -37,8 +37,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     resume_buffer_chars: Annotated[int, Meta(ge=16_384, le=1 << 30)] = 1 << 21
     """Characters kept of all resumable answers, each counted as 1024 more, at up to 4 bytes each."""
     control_socket: str = ""
-    """The socket that `appliance models use` talks to; empty takes `control.sock` in `RUNTIME_DIRECTORY`, in
-    `/run/appliance` or in `appliance` of the XDG runtime directory."""
+    """The socket that `appliance models use`, `drain` and `reload` talk to; empty takes `control.sock` in
+    `RUNTIME_DIRECTORY`, in `/run/appliance` or in `appliance` of the XDG runtime directory."""
 
 
 class EngineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,9 +1,12 @@
-"""Routes for taking the daemon out of service and back. Knows HTTP; knows no daemon but by what is asked of it here."""
+"""Routes of drain, undrain and reload. Knows HTTP; knows of the daemon what is asked of it here."""
 
 from typing import Protocol
 
 import msgspec
 from aiohttp import web
+
+from appliance.config.changes import Changes
+from appliance.errors import ConfigError
 
 
 class Operated(Protocol):
@@ -27,6 +30,9 @@ class Operated(Protocol):
     def undrain(self) -> None:
         """Take requests again."""
 
+    async def reload(self) -> Changes:
+        """Read the settings again. Raises ConfigError; then nothing has changed."""
+
 
 OPERATED: web.AppKey[Operated] = web.AppKey("operated", Operated)
 
@@ -48,10 +54,27 @@ async def _ask(request: web.Request) -> web.Response:
     return _standing(request)
 
 
+async def _reload(request: web.Request) -> web.Response:
+    """Read the settings again."""
+    try:
+        changes = await request.app[OPERATED].reload()
+    except ConfigError as error:
+        return _json({"error": {"message": str(error), "exit_status": error.exit_status}}, 400)
+    return _json(changes)
+
+
 def _standing(request: web.Request) -> web.Response:
     operated = request.app[OPERATED]
-    standing = {"drained": operated.drained, "running": operated.running, "waiting": operated.waiting}
-    return web.Response(body=msgspec.json.encode(standing), content_type="application/json")
+    return _json({"drained": operated.drained, "running": operated.running, "waiting": operated.waiting})
 
 
-ROUTES = [web.post("/v1/drain", _drain), web.post("/v1/undrain", _undrain), web.get("/v1/drain", _ask)]
+def _json(data: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
+
+
+ROUTES = [
+    web.post("/v1/drain", _drain),
+    web.post("/v1/undrain", _undrain),
+    web.get("/v1/drain", _ask),
+    web.post("/v1/reload", _reload),
+]

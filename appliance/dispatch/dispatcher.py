@@ -46,7 +46,8 @@ class Dispatcher:
 
     def __init__(self, engine: Engine, settings: DispatchSettings, capacity: Capacity, metrics: Metrics) -> None:
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
+        """Bounds of the queue; others from now on where they are replaced."""
         self.capacity = capacity
         """What one request may take; another where another model takes over."""
         self._metrics = metrics
@@ -130,13 +131,13 @@ class Dispatcher:
             raise ShuttingDown("the appliance is shutting down", retry_after_s=max(5.0, self.drain_left_s))
         if self.drained:
             raise Drained("the appliance is out of service for maintenance", retry_after_s=DRAINED_RETRY_S)
-        if len(self._queue) >= self._settings.max_waiting:
+        if len(self._queue) >= self.settings.max_waiting:
             raise QueueFull(
                 f"{len(self._queue)} requests wait, which is all there is room for",
                 retry_after_s=retry_after_s(self._etas_s() or []),
             )
         own = self._queue.waiting_of(client)
-        if own >= self._settings.max_waiting_per_client:
+        if own >= self.settings.max_waiting_per_client:
             raise QueueFull(
                 f"{own} of your requests wait, which is all one client may have",
                 retry_after_s=retry_after_s(self._etas_s() or []),

@@ -38,7 +38,7 @@ async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_live_answers_finish_and_ends_with_0(served: Served, number: signal.Signals) -> None:
     url, worker = served.url, served.worker_pid()
     async with aiohttp.ClientSession() as session:
@@ -99,6 +99,19 @@ def test_a_signal_while_the_engine_loads_ends_with_0(served: Served) -> None:
     assert served.url
     served.process.send_signal(signal.SIGTERM)
     assert served.end() == 0
+
+
+def test_a_terminal_that_is_closed_ends_its_daemon_with_0(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    # Whoever leads a session without a terminal and opens one has it.
+    of_terminal = ["sh", "-c", 'exec 3<>"$0"; exec "$@"', os.ttyname(theirs)]
+    with serving(tmp_path, "--pipeline", "fake", before=of_terminal) as served:
+        worker = served.worker_pid()
+        os.close(theirs)
+        os.close(ours)
+        served.wait_for("draining")
+        assert served.end() == 0
+        assert not psutil.pid_exists(worker)
 
 
 async def test_a_killed_daemon_takes_its_worker_with_it(served: Served) -> None:

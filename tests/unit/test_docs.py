@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from appliance import errors
 from appliance.cli import app
+from appliance.config.changes import LIVE
 from appliance.config.settings import Settings
 from appliance.observability.metrics import Metrics
 
@@ -114,6 +115,11 @@ def test_the_settings_in_the_docs_are_those_that_exist_with_their_defaults() -> 
     documented = unique([(plain(row[0]), tomllib.loads(f"default = {plain(row[1])}")["default"]) for row in rows])
     existing = {name: list(value) if isinstance(value, tuple) else value for name, value in settings().items()}
     assert documented == existing
+
+
+def test_the_settings_that_a_running_daemon_takes_up_are_told() -> None:
+    documented = [plain(row[0]) for row in table_rows("docs/configuration.md", "live setting")]
+    assert sorted(documented) == sorted(LIVE)
 
 
 def test_the_metrics_in_the_docs_are_those_that_exist_with_their_types() -> None:
