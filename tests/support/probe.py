@@ -148,7 +148,7 @@ def _in_child(attempt: Callable[[], None]) -> None:
         try:
             attempt()
         except OSError as error:
-            status = error.errno
+            status = error.errno or 255
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)

@@ -81,7 +81,7 @@ def test_all_commands_are_the_installed_release_with_the_one_settings_file() -> 
         commands = directives(file.name)
         for command in commands["ExecStart"] + commands.get("ExecReload", []):
             assert command.lstrip("+").startswith("/opt/appliance/current/bin/appliance ")
-        assert f"--config {SYSTEM_CONFIG}" in commands["ExecStart"][0]
+            assert f"--config {SYSTEM_CONFIG}" in command
 
 
 def test_the_account_is_the_one_that_is_made() -> None:
