@@ -29,8 +29,10 @@ from appliance.api.state import Daemon
 from appliance.api.websocket import websocket
 from appliance.engine.mapping import release_freed
 from appliance.errors import ConfigError
-from appliance.observability.logs import Seldom, fields
+from appliance.observability.events import Event, event
+from appliance.observability.logs import fields
 from appliance.observability.notify import Notifier
+from appliance.observability.seldom import mark_seldom
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +144,14 @@ def _quieten_aiohttp() -> None:
     """
     for name in ("aiohttp.server", "aiohttp.web", "aiohttp.websocket"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(Seldom())  # a socket that can't be accepted is told at each turn of the loop
+    logging.getLogger("asyncio").addFilter(
+        mark_seldom
+    )  # a socket that can't be accepted is told at each turn of the loop
 
 
 async def _drain(daemon: Daemon) -> None:
     timeout_s = daemon.settings.server.drain_timeout_s
-    log.info("draining", extra=fields(running=daemon.dispatcher.running, timeout_s=timeout_s))
+    log.info("draining", extra=event(Event.STOPPING, running=daemon.dispatcher.running, timeout_s=timeout_s))
     for connection in daemon.connections:
         connection.going_away(timeout_s)
     await daemon.dispatcher.drain(timeout_s)

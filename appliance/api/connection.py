@@ -15,9 +15,9 @@ from appliance.api.kept_answer import Delivery, KeptAnswer
 from appliance.api.outbox import Outbox
 from appliance.api.requests import chat_request
 from appliance.api.state import Daemon
-from appliance.dispatch import Ticket
+from appliance.dispatch import CancelReason, Ticket
 from appliance.errors import BadMessage, BadRequest, DuplicateId, InternalError, RateLimited, RequestError, UnknownId
-from appliance.observability.logs import fields
+from appliance.observability.logs import SELDOM, fields
 from appliance.protocol import websocket as wire
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Connection:
                 await asyncio.sleep(0)  # frames that came together are read without a pause: let the writers have one
         finally:
             self._outbox.close()
-            self._let_go()
+            self._let_go("disconnected")
             writer.cancel()
             closing = [self._closing] if self._closing is not None else []
             await asyncio.gather(writer, *closing, return_exceptions=True)
@@ -106,18 +106,19 @@ class Connection:
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def _too_slow(self) -> None:
-        log.warning("client reads too slowly, closed", extra=fields(client=self.client, live=len(self._live)))
-        self._let_go()
+        extra = fields(client=self.client, live=len(self._live)) | SELDOM
+        log.warning("client reads too slowly, closed", extra=extra)
+        self._let_go("slow_reader")
         self._closing = asyncio.create_task(self.close(WSCloseCode.TRY_AGAIN_LATER, "reader too slow"))
 
-    def _let_go(self) -> None:
+    def _let_go(self, reason: CancelReason) -> None:
         """Nobody hears the requests here any more."""
         kept = self._daemon.keeper.detach(self._outbox)
         for request_id, ticket in list(self._live.items()):
             if request_id in kept:
                 self._forget(request_id)
             else:
-                self._daemon.dispatcher.cancel(ticket)
+                self._daemon.dispatcher.cancel(ticket, reason)
 
     def _hello(self) -> wire.Hello:
         model = self._daemon.model
@@ -142,7 +143,8 @@ class Connection:
         try:
             self._obey(decoded)
         except Exception:
-            log.exception("message failed", extra=fields(client=self.client, type=type(decoded).__name__))
+            extra = fields(client=self.client, type=type(decoded).__name__) | SELDOM
+            log.exception("message failed", extra=extra)
             error_for = getattr(decoded, "id", None)
             self._refuse(error_for, InternalError("internal error; the appliance's log has the details"))
 
@@ -208,7 +210,7 @@ class Connection:
         if ticket is None:
             self._refuse(request_id, UnknownId(f"no live request of this socket has the id {request_id[:64]!r}"))
         else:
-            self._daemon.dispatcher.cancel(ticket)
+            self._daemon.dispatcher.cancel(ticket, "client")
 
     def _refuse(self, request_id: str | None, error: RequestError) -> None:
         """An error with the id of a live request would read as its end: such an id is not repeated."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from appliance.api.clients import same_client
 from appliance.api.kept_answer import Delivery, KeptAnswer
 from appliance.api.outbox import Outbox
-from appliance.dispatch import Ticket
+from appliance.dispatch import CancelReason, Ticket
 from appliance.errors import BadRequest, UnknownId
-from appliance.observability.logs import fields
+from appliance.observability.logs import SELDOM, fields
 from appliance.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Keeper:
         grace_s: float,
         max_chars: int,
         max_per_client: int,
-        cancel: Callable[[Ticket], None],
+        cancel: Callable[[Ticket, CancelReason], None],
         metrics: Metrics,
     ) -> None:
         self._grace_s = grace_s
@@ -172,7 +172,8 @@ class Keeper:
                 self._drop(_least_needed(ended))
                 continue
             longest = max(self._answers.values(), key=lambda answer: len(answer.text))
-            log.warning("request no longer resumable, too much is kept", extra=_named(longest, chars=len(longest.text)))
+            extra = _named(longest, chars=len(longest.text)) | SELDOM
+            log.warning("request no longer resumable, too much is kept", extra=extra)
             self._drop(longest)
 
     def _start_clock(self, answer: KeptAnswer) -> None:
@@ -191,7 +192,7 @@ class Keeper:
         self._chars -= ANSWER_CHARS + len(answer.text)
         answer.give_up()
         if answer.delivery is None and answer.end is None:
-            self._cancel(answer.ticket)
+            self._cancel(answer.ticket, "not_resumed")
 
 
 def _goes_on_alone(answer: KeptAnswer) -> bool:
@@ -210,4 +211,4 @@ def _stop_clock(answer: KeptAnswer) -> None:
 
 
 def _named(answer: KeptAnswer, **more: object) -> dict[str, object]:
-    return fields(request=answer.ticket.number, client=answer.client, **more)
+    return fields(request_id=answer.ticket.number, client=answer.client, **more)

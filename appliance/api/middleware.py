@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from appliance.api.answers import error_body, error_response, json_response
 from appliance.api.keys import ASKED
 from appliance.errors import InternalError, RequestError
-from appliance.observability.logs import fields
+from appliance.observability.logs import SELDOM, fields
 
 log = logging.getLogger(__name__)
 
@@ -34,5 +34,5 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
         return json_response(error_body(f"http_{error.status}", error.reason), error.status, headers)
     except Exception:
-        log.exception("handler failed", extra=fields(path=request.path))
+        log.exception("handler failed", extra=fields(path=request.path) | SELDOM)
         return error_response(InternalError("internal error; the appliance's log has the details"))

@@ -1,6 +1,7 @@
 """The daemon's parts, as the handlers see them: settings, model, engine, dispatcher, metrics, sockets."""
 
 import asyncio
+import errno
 import logging
 import time
 from importlib import metadata
@@ -20,6 +21,7 @@ from appliance.models.served import require_memory, served_model
 from appliance.models.store import Installed
 from appliance.models.switching import Switching
 from appliance.models.tuning.applying import HostTuning
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.protocol.websocket import Limits, ReadyReason
@@ -52,6 +54,7 @@ class Daemon:
         self.engine = EngineClient(self._worker_load(model), settings.engine, self.metrics)
         self.engine.on_serving = self._serving
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, self._capacity(), self.metrics)
+        self.dispatcher.model = model.id
         self.keeper = Keeper(
             grace_s=settings.server.resume_grace_s,
             max_chars=settings.server.resume_buffer_chars,
@@ -142,6 +145,7 @@ class Daemon:
         model, installed = self._loadable[load.directory]
         if model != self.model:
             self.model = model
+            self.dispatcher.model = model.id
             self.dispatcher.capacity = self._capacity()
             self._describe()
         if self.choice is not None and installed is not None:
@@ -153,7 +157,9 @@ class Daemon:
         try:
             await asyncio.to_thread(choice.settle)
         except (OSError, ApplianceError) as error:
-            log.warning("models that fail are not marked bad", extra=fields(reason=str(error)))
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            extra = event(Event.DISK_FULL, reason=str(error)) if full else fields(reason=str(error))
+            log.warning("models that fail are not marked bad", extra=extra)
 
     def not_ready(self) -> ReadyReason | None:
         """Why new requests would not be answered now; None where they would."""

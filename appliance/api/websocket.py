@@ -10,7 +10,7 @@ from appliance.api.connection import Connection
 from appliance.api.keys import DAEMON
 from appliance.api.origin import origin_allowed
 from appliance.errors import BadRequest, OriginRefused, ShuttingDown, TooManyConnections
-from appliance.observability.logs import fields
+from appliance.observability.logs import SELDOM, fields
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     try:
         await connection.run()
     except Exception:  # an HTTP answer would be noise in an upgraded stream
-        log.exception("connection failed", extra=fields(client=client))
+        log.exception("connection failed", extra=fields(client=client) | SELDOM)
         await connection.close(WSCloseCode.INTERNAL_ERROR, "internal error")
     finally:
         daemon.connections.discard(connection)

@@ -78,9 +78,11 @@ def serve(
         import asyncio
 
         from appliance.api.state import Daemon
-        from appliance.observability.logs import fields, logging_to_stderr
+        from appliance.observability.log_writer import open_log
+        from appliance.observability.logs import fields
 
-        with logging_to_stderr(settings.logging.level, settings.logging.format):
+        with open_log(settings.logging.level, settings.logging.format):
+            choice.tell_passed_over()
             if budget is not None:
                 total_bytes = budget.total_bytes
                 log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))

@@ -144,8 +144,8 @@ class LoggingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
-    format: Literal["auto", "console", "json"] = "auto"
-    """`auto`: readable lines on a terminal, JSON lines elsewhere."""
+    format: Literal["auto", "console", "json", "journal"] = "auto"
+    """`auto`: the journal where systemd connects stderr to it, readable lines on a terminal, else JSON lines."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,6 @@
 
 from appliance.dispatch.capacity import Capacity
 from appliance.dispatch.dispatcher import Dispatcher
-from appliance.dispatch.ticket import RequestSink, Ticket
+from appliance.dispatch.ticket import CancelReason, RequestSink, Ticket
 
-__all__ = ["Capacity", "Dispatcher", "RequestSink", "Ticket"]
+__all__ = ["CancelReason", "Capacity", "Dispatcher", "RequestSink", "Ticket"]

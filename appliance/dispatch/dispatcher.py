@@ -16,7 +16,7 @@ from appliance.config import DispatchSettings
 from appliance.dispatch.capacity import Capacity
 from appliance.dispatch.fair_queue import FairQueue
 from appliance.dispatch.speed import Speed, retry_after_s, starts_s
-from appliance.dispatch.ticket import RequestSink, State, Ticket
+from appliance.dispatch.ticket import CancelReason, RequestSink, State, Ticket
 from appliance.engine.base import Engine, EngineLimits
 from appliance.engine.ipc import Step
 from appliance.errors import (
@@ -30,7 +30,8 @@ from appliance.errors import (
     RequestError,
     ShuttingDown,
 )
-from appliance.observability.logs import fields
+from appliance.observability.events import Event, event
+from appliance.observability.logs import SELDOM, fields
 from appliance.observability.metrics import Metrics
 from appliance.types import ChatRequest
 
@@ -50,6 +51,8 @@ class Dispatcher:
         """Bounds of the queue; others from now on where they are replaced."""
         self.capacity = capacity
         """What one request may take; another where another model takes over."""
+        self.model = ""
+        """Id of what answers requests that start now, for the log."""
         self._metrics = metrics
         self._numbers = itertools.count(1)  # 0 is the worker's warm-up
         self._queue = FairQueue()
@@ -92,6 +95,9 @@ class Dispatcher:
             self._check_room(request.client)
         except RequestError as error:
             self._metrics.rejected(error.code)
+            if isinstance(error, QueueFull):
+                extra = event(Event.QUEUE_FULL, waiting=self.waiting, client=request.client, code=error.code)
+                log.warning("request refused, the queue is full", extra=extra | SELDOM)
             raise
         ticket = Ticket(next(self._numbers), request, sink)
         ticket.on_end = self._ended
@@ -103,8 +109,9 @@ class Dispatcher:
         self._positions_changed()
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket, reason: CancelReason = "client") -> None:
         """Have a request end as cancelled: at once where it waits, after the step under way where it runs."""
+        ticket.cancel_reason = ticket.cancel_reason or reason
         if ticket.state is State.RUNNING:
             if not ticket.cancelling:
                 ticket.cancelling = True
@@ -196,7 +203,7 @@ class Dispatcher:
             if ticket is None:
                 continue
             if finish.error is not None:
-                log.error("engine failed a request", extra=fields(request=finish.id, reason=finish.error))
+                log.error("engine failed a request", extra=fields(request_id=finish.id, reason=finish.error))
                 ticket.failed(InternalError(finish.error))
             else:
                 ticket.completion_tokens = finish.completion_tokens
@@ -268,6 +275,7 @@ class Dispatcher:
             self._queue.served(ticket)
             self._running[ticket.number] = ticket
             self._engine.start(ticket.number, msgspec.structs.replace(sampling, max_tokens=max_tokens))
+            ticket.model = self.model
             ticket.started()
             self._metrics.started(ticket.prompt_tokens, ticket.timings().queue_ms / 1000)
         self._positions_changed()
@@ -306,10 +314,12 @@ class Dispatcher:
         if ticket.started_at is not None and outcome in ("stop", "length"):
             self._speed.add((timings.total_ms - timings.queue_ms) / 1000, max(1, ticket.completion_tokens))
         self._metrics.ended(outcome, timings, ticket.completion_tokens)
+        cancelled = ticket.cancel_reason if outcome == "cancelled" else None
         log.info(
             "request ended",
             extra=fields(
-                request=ticket.number, client=ticket.request.client, outcome=outcome,
+                request_id=ticket.number, client=ticket.request.client, model=ticket.model or self.model,
+                outcome=outcome, cancel_reason=cancelled, code=ticket.error_code,
                 prompt_tokens=ticket.prompt_tokens, completion_tokens=ticket.completion_tokens,
                 queue_ms=timings.queue_ms, ttft_ms=timings.ttft_ms, tpot_ms=timings.tpot_ms, total_ms=timings.total_ms,
             ),

@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from appliance.errors import RequestError
 from appliance.types import ChatRequest, FinishReason, Timings, Usage
+
+CancelReason = Literal["client", "disconnected", "slow_reader", "not_resumed"]
 
 
 class RequestSink(Protocol):
@@ -53,7 +55,13 @@ class Ticket:
         """Most tokens of its answer; lowered at admission to what the context leaves."""
         self.position: int | None = None
         """Place in the queue that was last told, 1 is next."""
+        self.model = ""
+        """Id of the model that answers, once it has started."""
         self.cancelling = False
+        self.cancel_reason: CancelReason | None = None
+        """Why its end was asked for, the first time."""
+        self.error_code: str | None = None
+        """Of the error that was its end."""
         self.arrived_at = time.monotonic()
         self.started_at: float | None = None
         self.first_text_at: float | None = None
@@ -102,6 +110,7 @@ class Ticket:
     def failed(self, error: RequestError) -> None:
         """Terminal event of an answer that failed."""
         if self._end():
+            self.error_code = error.code
             self._sink.failed(error)
             self._told(error.code)
 

@@ -15,10 +15,13 @@ from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineListener, EngineState, limits_of
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.lookup_mode import LookupMode
+from appliance.engine.out_of_memory import is_out_of_memory
+from appliance.engine.process import MAYBE_OUT_OF_MEMORY
 from appliance.engine.recycling import Recycler
 from appliance.engine.replacing import Handover, Prove, Replacer, ReplaceReason, drafting_as
 from appliance.engine.watched import FailureKind, WatchedWorker
 from appliance.errors import ConfigError, StartError
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
@@ -164,9 +167,9 @@ class EngineClient:
         self.last_loss = worker.reason
         self.why_away = None if self.serving else worker.reason
         if self.manned():
-            log.error("engine worker lost, another serves", extra=fields(reason=worker.reason))
+            log.error("engine worker lost, another serves", extra=_loss(worker))
             return
-        self._tell_pause(worker.reason)
+        self._tell_pause(worker)
         if not self.ever_ready:
             await self._count_crash(worker.reason)
         self._state = "restarting" if self.ever_ready else "loading"
@@ -185,14 +188,14 @@ class EngineClient:
             elif self._crashes >= attempts:
                 raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
 
-    def _tell_pause(self, reason: str) -> None:
-        log.error("engine worker lost", extra=fields(reason=reason, next_start_s=round(self._pause_s, 2)))
+    def _tell_pause(self, worker: WatchedWorker) -> None:
+        log.error("engine worker lost", extra=_loss(worker, next_start_s=round(self._pause_s, 2)))
         if self._backoff.given_up:
             log.error(
                 "engine keeps failing, tried seldom",
-                extra=fields(
-                    losses=self._settings.failures_max, within_s=self._settings.failure_window_s,
-                    next_start_s=self._pause_s, reason=reason,
+                extra=event(
+                    Event.WORKER_GIVEN_UP, losses=self._settings.failures_max,
+                    within_s=self._settings.failure_window_s, next_start_s=self._pause_s, reason=worker.reason,
                 ),
             )  # fmt: skip
 
@@ -269,7 +272,9 @@ class EngineClient:
         self._metrics.engine_ready(ready.load_s + ready.warm_up_s, ready.rss_bytes)
         log.info(
             "engine ready",
-            extra=fields(pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)),
+            extra=event(
+                Event.READY, worker_pid=worker.pid, load_s=round(ready.load_s, 2), warm_up_s=round(ready.warm_up_s, 2)
+            ),
         )
         self.on_serving(worker.load)
         self.take_requests(ready)
@@ -284,7 +289,7 @@ class EngineClient:
 
     def worker_loading(self, worker: WatchedWorker, stage: str) -> None:
         """See WorkerOwner."""
-        log.info("engine %s", stage, extra=fields(pid=worker.pid))
+        log.info("engine %s", stage, extra=fields(worker_pid=worker.pid))
         if not self.ever_ready:
             self._state = "warming" if stage == "warming" else "loading"
 
@@ -310,7 +315,7 @@ class EngineClient:
         """Count it."""
         self.canary = (time.monotonic(), canary_s)
         self._metrics.canary(canary_s)
-        log.debug("engine proved", extra=fields(pid=worker.pid, canary_s=round(canary_s, 3)))
+        log.debug("engine proved", extra=fields(worker_pid=worker.pid, canary_s=round(canary_s, 3)))
 
     def worker_failed(self, worker: WatchedWorker, kind: FailureKind) -> None:
         """What it held is lost, and told at once."""
@@ -328,3 +333,10 @@ class EngineClient:
             self._metrics.engine_away()
             self._listener.engine_away()
         self._listener.requests_lost(worker.due, float(retry_after_s))
+
+
+def _loss(worker: WatchedWorker, **values: object) -> dict[str, object]:
+    """How the loss of a worker is logged. SIGKILL is no proof that memory ran out."""
+    exhausted = is_out_of_memory(worker.reason.replace(MAYBE_OUT_OF_MEMORY, ""))
+    kind = Event.WORKER_OUT_OF_MEMORY if exhausted else Event.WORKER_LOST
+    return event(kind, reason=worker.reason, worker_pid=worker.pid, **values)

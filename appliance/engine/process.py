@@ -2,22 +2,17 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import sys
 
 from appliance.engine.ipc import Command, Frames, Report, frame, report_decoder
-from appliance.engine.out_of_memory import is_out_of_memory
-from appliance.observability.logs import fields
+from appliance.engine.worker_output import WorkerOutput
 from appliance.observability.notify import child_environment
 
-log = logging.getLogger("appliance.worker")
-
 END_TIMEOUT_S = 5.0  # a worker in a long step ends after it; one that is wedged never does
-OUTPUT_LINE_MAX_BYTES = 8192
-LAST_WORDS_MAX_CHARS = 200
 READ_BYTES = 1 << 16
+MAYBE_OUT_OF_MEMORY = " (out of memory?)"  # SIGKILL, which the kernel sends then, and others send too
 
 
 class WorkerProcess:
@@ -30,7 +25,7 @@ class WorkerProcess:
         self._reader = reader
         self._writer = writer
         self._frames = Frames(report_decoder)
-        self._last_words = ""  # what it printed of memory that ran out
+        self._output = WorkerOutput(process.pid)
         self._echo = asyncio.create_task(self._log_output())
 
     @property
@@ -71,23 +66,19 @@ class WorkerProcess:
         self._writer.close()
         await self.wait()
         await asyncio.gather(self._echo, return_exceptions=True)
-        return _cause(self._process.returncode) + (f" after {self._last_words!r}" if self._last_words else "")
+        last_words = self._output.last_words
+        return _cause(self._process.returncode) + (f" after {last_words!r}" if last_words else "")
 
     async def _log_output(self) -> None:
         """Log what the worker and native code print, line by line."""
         stream = self._process.stdout
         if stream is None:
             raise RuntimeError("the worker was spawned without a pipe for its output")
-        while True:
-            try:
-                line = (await stream.readline()).decode(errors="replace")
-            except ValueError:
-                continue  # longer than OUTPUT_LINE_MAX_BYTES: dropped, the buffer is empty again
-            if not line:
-                return
-            if is_out_of_memory(line):
-                self._last_words = line.strip()[:LAST_WORDS_MAX_CHARS]
-            log.warning("worker: %s", line.rstrip(), extra=fields(pid=self.pid))
+        try:
+            while data := await stream.read(READ_BYTES):
+                self._output.feed(data)
+        finally:
+            self._output.close()
 
 
 async def open_worker() -> WorkerProcess:
@@ -101,7 +92,7 @@ async def open_worker() -> WorkerProcess:
                 # -P: what lies in the directory that the daemon was started in is not to be imported.
                 sys.executable, "-P", "-m", "appliance.engine.worker", str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=OUTPUT_LINE_MAX_BYTES,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
                 env=child_environment(),
             )  # fmt: skip
         except BaseException:
@@ -119,5 +110,5 @@ def _cause(returncode: int | None) -> str:
             name = signal.Signals(-returncode).name
         except ValueError:
             name = f"signal {-returncode}"
-        return f"the worker was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        return f"the worker was ended by {name}" + (MAYBE_OUT_OF_MEMORY if name == "SIGKILL" else "")
     return f"the worker ended with exit status {returncode}"

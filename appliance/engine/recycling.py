@@ -14,6 +14,7 @@ from appliance.engine.lookup_mode import LookupMode
 from appliance.engine.replacing import ReplaceReason
 from appliance.engine.watched import WatchedWorker
 from appliance.errors import ApplianceError
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 from appliance.types import EngineStats
 
@@ -74,7 +75,9 @@ class Recycler:
                 self.last_failure = str(error)
                 log.error(  # noqa: TRY400 # a traceback only where it helps
                     "engine worker not recycled",
-                    extra=fields(recycle=reason, reason=self.last_failure, next_try_s=pause_s),
+                    extra=event(
+                        Event.WORKER_NOT_RECYCLED, recycle=reason, reason=self.last_failure, next_try_s=pause_s
+                    ),
                     exc_info=None if isinstance(error, ApplianceError) else error,  # a defect: but who serves is well
                 )
                 await asyncio.sleep(pause_s)

@@ -17,6 +17,7 @@ from appliance.engine.memory import room_beside
 from appliance.engine.trial import Trial
 from appliance.engine.watched import WatchedWorker
 from appliance.errors import ReplaceError
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,13 @@ class Replacer:
             if prove is not None:
                 await self._try(fresh, fresh.ready, prove)
             self._crew.replaced(load, reason)
-            pid = None if old is None else old.pid
-            log.info("engine worker recycled", extra=fields(recycle=reason, old=pid, pid=fresh.pid, beside=beside))
+            log.info(
+                "engine worker recycled",
+                extra=event(
+                    Event.WORKER_RECYCLED, recycle=reason, old_worker_pid=None if old is None else old.pid,
+                    worker_pid=fresh.pid, beside=beside,
+                ),
+            )  # fmt: skip
 
     async def _settled(self) -> WatchedWorker | None:
         """The worker that serves, once one that starts is ready or lost."""

@@ -24,6 +24,7 @@ from appliance.models.slots import (
 )
 from appliance.models.store import Installed, Store, Unreadable
 from appliance.models.verification import compare_releases, require_sound
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Choice:
         self.installed: Installed | None = None
         """What is served, or about to be; None before `first`, and where nothing of the store is."""
         self._failed: dict[Slot, BadSlot | None] = {}  # with the mark that it is to have
+        self._damaged: dict[Slot, str] = {}
 
     def first(self, tell: Tell) -> Installed:
         """The best candidate whose every byte is right; `tell` hears what is wrong with better ones.
@@ -145,6 +147,7 @@ class Choice:
                 damage = damage or error
                 warnings.append(f"{error} (another is looked for)")
                 self._reject(model, str(error))
+                self._damaged[slot] = str(error)
                 continue
             if slots.why_bad(slot) is not None:
                 warnings.append(f"{slot} is marked bad, and there is no other: {slots.why_bad(slot)}")
@@ -178,11 +181,14 @@ class Choice:
         if other is None:
             self.installed = failed
             return None
-        log.error(
-            "model fails, another is used",
-            extra=fields(model=str(slot_of(failed.manifest)), instead=str(slot_of(other.manifest)), reason=reason),
-        )
+        _tell_fallback(slot_of(failed.manifest), slot_of(other.manifest), reason)
         return other
+
+    def tell_passed_over(self) -> None:
+        """Log which better ones `first` found damaged, once there is a log."""
+        if self.installed is not None:
+            for slot, reason in self._damaged.items():
+                _tell_fallback(slot, slot_of(self.installed.manifest), reason)
 
     def _other(self, require: Callable[[Installed], object]) -> Installed | None:
         """The best that has not failed and that `require` passes; why better ones are left aside is logged."""
@@ -222,6 +228,9 @@ class Choice:
         bad = tuple(mark for mark in self._failed.values() if mark is not None)
         if bad or read_slots_or_none(self.store, lambda _: None).why_bad(served) is not None:
             change_slots(self.store.directory, lambda slots: fallen_back(slots, bad, served))
+            for mark in bad:
+                extra = event(Event.MODEL_MARKED_BAD, model=str(mark.slot), reason=mark.reason)
+                log.warning("model marked bad", extra=extra)
         self._failed = dict.fromkeys(self._failed)  # left aside by this process, and marked once
 
     def _reject(self, model: Installed, reason: str) -> None:
@@ -229,3 +238,8 @@ class Choice:
         slot = slot_of(model.manifest)
         newer, _ = compare_releases(model.manifest, installed_versions(), "")
         self._failed[slot] = None if newer else BadSlot(slot, reason, now())
+
+
+def _tell_fallback(failed: Slot, other: Slot, reason: str) -> None:
+    extra = event(Event.MODEL_FALLBACK, model=str(failed), instead=str(other), reason=reason)
+    log.error("model fails, another is used", extra=extra)

@@ -27,6 +27,7 @@ from appliance.models.slots import Slot, Slots, change_slots, now, slot_of
 from appliance.models.store import Installed, Store
 from appliance.models.using import Switched, commit, read_writable, switched, wanted
 from appliance.models.verification import require_sound
+from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import ServedModel
@@ -128,7 +129,7 @@ class Switching:
             name = attempt.name
             log.error(  # noqa: TRY400 # a traceback only where it helps
                 "model not switched",
-                extra=fields(model=name, stage=self.stage, reason=reason),
+                extra=event(Event.MODEL_NOT_SWITCHED, model=name, stage=self.stage, reason=reason),
                 exc_info=None if known else error,
             )
             self._keep(name, "failed", reason)
@@ -137,7 +138,7 @@ class Switching:
             raise NotSwitched(reason) from error
         else:
             self._keep(done.model, "unchanged" if done.outcome == "unchanged" else "switched", None)
-            log.info("model switched", extra=fields(**msgspec.structs.asdict(done)))
+            _log_switched(done, back=reference is None)
             return done
         finally:
             self.stage = None
@@ -146,6 +147,17 @@ class Switching:
         stage = self.stage if outcome == "failed" else None
         self.last = LastSwitch(model=model, outcome=outcome, stage=stage, reason=reason, at=now())
         self._daemon.metrics.switched(stage or outcome)
+
+
+def _log_switched(done: Switched, *, back: bool) -> None:
+    values = msgspec.structs.asdict(done)
+    model = values.pop("model")
+    if done.outcome == "unchanged":
+        log.info("model switched, it was served already", extra=fields(model=model, **values))
+    elif back:
+        log.info("model rolled back", extra=event(Event.MODEL_ROLLED_BACK, model=model, **values))
+    else:
+        log.info("model switched", extra=event(Event.MODEL_SWITCHED, model=model, **values))
 
 
 class _Attempt:

@@ -41,6 +41,15 @@ class Served:
                     return entry
             assert self._read(end), f"no {event!r} in {self.log} {self.plain}"
 
+    def wait_for_plain(self, beginning: str, timeout_s: float = WAIT_S) -> str:
+        """The first line that is no JSON and begins so."""
+        end = time.monotonic() + timeout_s
+        while True:
+            found = next((line for line in self.plain if line.startswith(beginning)), None)
+            if found is not None:
+                return found
+            assert self._read(end), f"no {beginning!r} in {self.plain}"
+
     def _read(self, end: float) -> bool:
         """Take in what has come; False at the end of the stream, or of the time."""
         if not self._selector.select(max(0.0, end - time.monotonic())):
@@ -70,7 +79,7 @@ class Served:
 
     def worker_pid(self) -> int:
         """Process id of the engine worker that got ready."""
-        pid: int = self.wait_for("engine ready")["pid"]
+        pid: int = self.wait_for("engine ready")["worker_pid"]
         return pid
 
 

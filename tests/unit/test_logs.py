@@ -7,12 +7,14 @@ import os
 import queue
 import subprocess
 import sys
-import time
 
 import pytest
 
-from appliance.observability import logs
-from appliance.observability.logs import fields, logging_to_stderr
+from appliance.errors import ConfigError
+from appliance.observability import log_writer
+from appliance.observability.events import Event, event
+from appliance.observability.log_writer import open_log
+from appliance.observability.logs import SELDOM, ConsoleFormatter, PrefixedFormatter, fields, fields_of
 
 log = logging.getLogger("test")
 
@@ -20,7 +22,7 @@ log = logging.getLogger("test")
 def written(monkeypatch: pytest.MonkeyPatch, format_name: str, *events: str, **values: object) -> list[str]:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    with logging_to_stderr("info", format_name):
+    with open_log("info", format_name):
         for event in events:
             log.info(event, extra=fields(**values))
         log.debug("too low")
@@ -54,7 +56,7 @@ def test_a_terminal_is_given_nothing_to_obey(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_was_dropped_is_told() -> None:
     records: list[logging.LogRecord | None] = []
     full: queue.Queue[logging.LogRecord | None] = queue.Queue(2)
-    handler = logs._BoundedQueueHandler(full)
+    handler = log_writer._BoundedQueueHandler(full)
     for number in range(5):
         handler.handle(logging.LogRecord("t", logging.INFO, "", 0, f"line {number}", None, None))
     while not full.empty():
@@ -63,15 +65,15 @@ def test_what_was_dropped_is_told() -> None:
     assert [r.getMessage() for r in records if r] == ["line 0", "line 1"]
     last = full.get()
     assert last is not None
-    assert logs._fields_of(last) == {"log_lines_dropped_before": 3}
+    assert fields_of(last) == {"log_lines_dropped_before": 3}
 
 
 def test_a_reader_of_stderr_that_stops_reading_holds_nobody_up() -> None:
     script = (
         "import logging\n"
-        "from appliance.observability import logs\n"
+        "from appliance.observability import log_writer as logs\n"
         "logs.FLUSH_TIMEOUT_S = 0.2\n"
-        "with logs.logging_to_stderr('info', 'json'):\n"
+        "with logs.open_log('info', 'json'):\n"
         "    for n in range(20_000): logging.info('x' * 100)\n"
         "print('left', flush=True)\n"
         "import os; os._exit(0)\n"
@@ -85,15 +87,75 @@ def test_a_reader_of_stderr_that_stops_reading_holds_nobody_up() -> None:
     assert done.stdout == b"left\n"
 
 
-def test_an_event_that_comes_at_each_turn_is_told_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    seldom = logs.Seldom()
-    clock = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+def test_colours_are_for_terminals_and_only_for_what_is_unusual() -> None:
+    record = logging.LogRecord("t", logging.WARNING, "", 0, "late", None, None)
+    assert "\x1b" not in ConsoleFormatter().format(record)
+    assert " \x1b[33mwarning\x1b[0m late" in ConsoleFormatter(colours=True).format(record)
+    record.levelno, record.levelname = logging.INFO, "INFO"
+    assert "\x1b" not in ConsoleFormatter(colours=True).format(record)
 
-    def passes(event: str) -> int | None:
-        record = logging.LogRecord("asyncio", logging.ERROR, "", 0, event, None, None)
-        return logs._fields_of(record)["held_back_before"] if seldom.filter(record) else None
 
-    assert [passes("no files"), passes("no files"), passes("other"), passes("no files")] == [0, None, 0, None]
-    clock[0] += 11
-    assert passes("no files") == 2
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_a_terminal_is_coloured_unless_it_is_not_to_be(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], coloured: bool
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    for name in ("NO_COLOR", "JOURNAL_STREAM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with open_log("info", "auto"):
+        log.warning("late")
+    assert ("\x1b[33m" in stream.getvalue()) is coloured
+    assert stream.getvalue().count("late") == 1
+
+
+def test_a_stream_that_ends_in_the_journal_says_each_line_s_priority() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record = logging.LogRecord("t", logging.ERROR, "", 0, "failed", None, sys.exc_info())
+    lines = PrefixedFormatter().format(record).splitlines()
+    assert lines[0] == "<3>failed"
+    assert lines[-1] == "<3>ValueError: why"
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_json_lines_have_the_message_id_of_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with open_log("info", "json"):
+        log.info("ready", extra=event(Event.READY, worker_pid=7, load_s=1.0, warm_up_s=0.1))
+    assert json.loads(stream.getvalue())["message_id"] == Event.READY.message_id
+
+
+def test_what_is_held_back_is_told_when_the_log_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = written_seldom(monkeypatch, 5)
+    assert [json.loads(line).get("more_like_it") for line in lines] == [None, 3]
+
+
+def written_seldom(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with open_log("info", "json"):
+        for _ in range(times):
+            log.warning("full", extra=fields(waiting=1) | SELDOM)
+    return stream.getvalue().splitlines()
+
+
+def test_the_journal_without_systemd_python_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "systemd.journal", None)
+    with (
+        pytest.raises(ConfigError, match=r"logging\.format is journal.*edge-chat-appliance\[systemd\]"),
+        open_log("info", "journal"),
+    ):
+        pass
