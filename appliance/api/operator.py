@@ -8,7 +8,7 @@ from appliance.api.state import Daemon
 from appliance.config import Effective
 from appliance.config.changes import Changes, compare, taken_up
 from appliance.errors import ConfigError
-from appliance.observability.logs import fields
+from appliance.observability.events import Event, event
 from appliance.observability.notify import Notifier, monotonic_usec
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ class Operator:
     def drain(self) -> None:
         """Refuse new requests; those that were taken are answered. Not for ever: the next start knows nothing of it."""
         if not self.drained:
-            log.info("drained by the operator", extra=fields(running=self.running, waiting=self.waiting))
+            log.info("drained by the operator", extra=event(Event.DRAINED, running=self.running, waiting=self.waiting))
         self._daemon.dispatcher.drained = True
 
     def undrain(self) -> None:
         """Take requests again."""
         if self.drained:
-            log.info("undrained by the operator", extra=fields())
+            log.info("undrained by the operator", extra=event(Event.UNDRAINED))
         self._daemon.dispatcher.drained = False
 
     async def reload(self) -> Changes:
@@ -63,7 +63,8 @@ class Operator:
             try:
                 return self._take_up(await asyncio.to_thread(self._reread))
             except ConfigError as error:
-                log.error("settings not reloaded, the old ones stay", extra=fields(reason=str(error)))  # noqa: TRY400
+                extra = event(Event.SETTINGS_REFUSED, reason=str(error))
+                log.error("settings not reloaded, the old ones stay", extra=extra)  # noqa: TRY400
                 raise
             finally:
                 if telling:
@@ -77,6 +78,10 @@ class Operator:
             logging.getLogger().setLevel(new.logging.level.upper())
         log.info(
             "settings reloaded",
-            extra=fields(changed=" ".join(changes.changed), needs_restart=" ".join(changes.needs_restart)),
+            extra=event(
+                Event.SETTINGS_RELOADED,
+                changed=" ".join(changes.changed),
+                needs_restart=" ".join(changes.needs_restart),
+            ),
         )
         return changes

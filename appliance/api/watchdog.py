@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from appliance.observability.logs import fields
+from appliance.observability.events import Event, event
+from appliance.observability.logs import SELDOM
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ async def watch(period_s: float, stuck: Callable[[], str | None], pet: Callable[
         if reason is None:
             pet()
         else:
-            log.error("watchdog not petted", extra=fields(reason=reason, period_s=period_s))
+            extra = event(Event.WATCHDOG_LATE, reason=reason, period_s=period_s) | SELDOM
+            log.error("watchdog not petted", extra=extra)
         due = loop.time() + pause_s
         await asyncio.sleep(pause_s)
