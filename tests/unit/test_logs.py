@@ -159,3 +159,15 @@ def test_the_journal_without_systemd_python_is_refused_with_what_to_install(monk
         open_log("info", "journal"),
     ):
         pass
+
+
+def test_under_systemd_without_systemd_python_lines_are_text_with_their_priority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setitem(sys.modules, "systemd.journal", None)
+    monkeypatch.setattr(log_writer, "stderr_is_journal", lambda: True)
+    with open_log("info", "auto"):
+        log.warning("late", extra=fields(late_s=1))
+    assert stream.getvalue() == "<4>late late_s=1\n"
