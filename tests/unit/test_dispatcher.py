@@ -1,6 +1,7 @@
 """Admission, queue, deadline and cancel, against an engine that does what the test says."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import pytest
@@ -10,6 +11,8 @@ from appliance.dispatch import Capacity, Dispatcher, Ticket
 from appliance.engine.base import EngineLimits, EngineState
 from appliance.engine.ipc import Finish, Step, TextDelta
 from appliance.errors import QueueFull, RequestError, ShuttingDown
+from appliance.observability.events import Event
+from appliance.observability.logs import fields_of
 from appliance.observability.metrics import Metrics
 from appliance.types import ChatRequest, EngineStats, FinishReason, Message, Sampling, Timings, Usage
 
@@ -371,3 +374,40 @@ async def test_the_eta_comes_from_measured_answers() -> None:
             desk.dispatcher.step_done(Step([], [Finish(number, "stop", 1)], STATS))
     assert etas[0] is None
     assert etas[-1] is not None
+
+
+def ended(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    lines = [fields_of(record) for record in caplog.records if record.getMessage() == "request ended"]
+    return [{name: line[name] for name in ("model", "outcome", "cancel_reason", "code")} for line in lines]
+
+
+async def test_the_log_has_one_line_a_request_that_says_which_model_and_why_it_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    desk = Desk()
+    desk.dispatcher.model = "first"
+    well, gone, failed = (desk.running()[0] for _ in range(3))
+    waiting, _ = desk.running(prompt_tokens=250)
+    desk.dispatcher.model = "second"
+    desk.finish(well)
+    desk.dispatcher.cancel(gone, "slow_reader")
+    desk.dispatcher.cancel(gone, "disconnected")
+    desk.finish(gone, "cancelled")
+    desk.finish(failed, error="went wrong")
+    desk.lose(waiting)
+    assert ended(caplog) == [
+        {"model": "first", "outcome": "stop", "cancel_reason": None, "code": None},
+        {"model": "first", "outcome": "cancelled", "cancel_reason": "slow_reader", "code": None},
+        {"model": "first", "outcome": "internal", "cancel_reason": None, "code": "internal"},
+        {"model": "second", "outcome": "engine_restarted", "cancel_reason": None, "code": "engine_restarted"},
+    ]
+
+
+async def test_a_full_queue_is_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(ready=False, max_waiting=1)
+    desk.submit()
+    with pytest.raises(QueueFull):
+        desk.submit(client="b")
+    (record,) = [r for r in caplog.records if getattr(r, "MESSAGE_ID", None) == Event.QUEUE_FULL.message_id]
+    assert fields_of(record) == {"waiting": 1, "client": "b", "code": "queue_full"}
