@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
 from appliance.engine.backoff import Backoff
@@ -96,11 +96,6 @@ class EngineClient:
         """Process id of the worker that serves, else of the one that starts; None where there is none."""
         worker = self.serving or self.starting
         return None if worker is None else worker.pid
-
-    @property
-    def workers(self) -> Collection[WatchedWorker]:
-        """All that may still have a process."""
-        return self._workers.keys()
 
     @property
     def given_up(self) -> bool:
@@ -235,8 +230,9 @@ class EngineClient:
         """See Crew."""
         return self._stopping.is_set()
 
+    @property
     def workers(self) -> Sequence[WatchedWorker]:
-        """See Crew."""
+        """All that may still have a process."""
         return list(self._workers)
 
     def launch(self, load: Load, *, on_trial: bool = False) -> WatchedWorker:

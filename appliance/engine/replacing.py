@@ -54,6 +54,7 @@ class Crew(Protocol):
     def stopping(self) -> bool:
         """Whether all is to end."""
 
+    @property
     def workers(self) -> Sequence[WatchedWorker]:
         """All that may still have a process."""
 
@@ -104,7 +105,7 @@ class Replacer:
                 raise ReplaceError("another model has taken over meanwhile")
             if reason == "model":
                 load = drafting_as(self._crew.load, load)
-            for retired in [worker for worker in self._crew.workers() if worker is not old]:
+            for retired in [worker for worker in self._crew.workers if worker is not old]:
                 await retired.ended.wait()  # at most its requests' deadlines
             beside = old is None or await asyncio.to_thread(self.handover.room_beside, load)
             if not beside and reason == "drafts":
