@@ -224,6 +224,18 @@ def test_with_the_socket_unit_it_needs_no_network_of_its_own(host: Host, neighbo
     assert probed(host) == {fast: "ENETUNREACH", "accept=": neighbour.address}
 
 
+def test_a_token_of_a_hub_is_for_the_process_that_pulls_and_may_be_missing(host: Host) -> None:
+    show = "stat -c '%%a %%U' ${HF_TOKEN_PATH}; cat ${HF_TOKEN_PATH}"
+    drop_in(host, "appliance-pull@.service", f'[Service]\nExecStart=\nExecStart=/bin/sh -c "{show}"\n')
+    said = "journalctl --no-pager -o cat -t sh -u appliance-pull@any.service"
+    host.run("systemctl start appliance-pull@any.service")
+    assert host.ask(said) == "400 appliance"
+    host.put("hf_secret", "/etc/appliance/hf-token", mode=0o600)
+    host.run("systemctl start appliance-pull@any.service")
+    assert host.ask(said).splitlines()[-2:] == ["400 appliance", "hf_secret"]
+    assert outside(host, ["read=/etc/appliance/hf-token"]) == {"read=/etc/appliance/hf-token": "EACCES"}
+
+
 def test_systemd_finds_nothing_wrong_with_the_installed_units(host: Host) -> None:
     host.run("mkdir -p /opt/appliance/current/bin && install /bin/true /opt/appliance/current/bin/appliance")
     units = host.ask(f"cd {SYSTEM} && ls -d *appliance*.service *appliance*.socket *appliance*.slice *appliance*.timer")

@@ -16,7 +16,10 @@ ACCOUNT = "appliance"
 
 
 def install_units(host: Host) -> None:
-    """The unit files, the account and its directories: what an installation does, without the program."""
+    """The unit files, the account and its directories, where no installation has put them: all but the program."""
+    host.put(PROBE, PROBE_PLACE)
+    if host.run("systemctl cat appliance.service", check=False).returncode == 0:
+        return
     for file in sorted(UNITS.rglob("*")):
         name = file.relative_to(UNITS)
         if file.is_dir() or name.parts[0] == "optional":
@@ -24,7 +27,6 @@ def install_units(host: Host) -> None:
         place = f"/etc/{name}" if name.parts[0] in ("sysusers.d", "tmpfiles.d") else f"{SYSTEM}/{name}"
         host.put(file, place)
     host.run("systemd-sysusers && systemd-tmpfiles --create appliance.conf && systemctl daemon-reload")
-    host.put(PROBE, PROBE_PLACE)
 
 
 def add_optional(host: Host, name: str) -> None:
