@@ -52,6 +52,21 @@ def check(config: ConfigOption = None) -> None:
     print(f"ok: {effective.file or 'no file'}, {count} setting{'' if count == 1 else 's'} not left at the default")
 
 
+@app.command()
+def memory(config: ConfigOption = None) -> None:
+    """Print memory limits for the service, as a drop-in for systemd: for the model that is served from the next start.
+
+    Exit status 78 where there is none.
+    """
+    from appliance.cli.memory_drop_in import memory_drop_in
+    from appliance.config import load
+    from appliance.config.paths import store_directory
+    from appliance.models.store import Store
+
+    settings = _with_tuning(load(config)).settings
+    print(memory_drop_in(settings, Store(store_directory(settings.models.directory))), end="")
+
+
 def _with_tuning(effective: "Effective") -> "Effective":
     """As `serve` uses them for the model that it would serve; a file of no use is told on standard error."""
     from appliance.config.paths import tuning_file
