@@ -4,6 +4,7 @@ Each attempt is also made by the same account outside of the sandbox, where it w
 sandbox's sake.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -157,6 +158,14 @@ def test_system_calls_that_it_has_no_use_for_fail(host: Host) -> None:
     inside, without = both(host, ["io_uring=", "become_root=", "families="])
     assert inside == {"io_uring=": "EPERM", "become_root=": "EPERM", "families=": "inet"}
     assert (without["io_uring="], without["families="].split()[0]) == ("EFAULT", "netlink")
+
+
+def test_it_reaches_the_journal_and_the_service_manager(host: Host) -> None:
+    """Without connect(); what does not fit a datagram goes by a sealed file in memory."""
+    told = ["journal=20", "journal=500000", "notify=probed"]
+    assert in_the_service(host, told) == dict.fromkeys(told, "")
+    found = host.ask("journalctl --no-pager -o json --all -u appliance.service PROBE_CHARS=500000 -n 1")
+    assert len(json.loads(found)["MESSAGE"]) == 500_000
 
 
 def test_it_opens_no_connection_on_the_lan_or_beyond(host: Host, neighbour: Host) -> None:

@@ -5,6 +5,7 @@ Each attempt is a name and an argument; the answer is "" where it worked, else t
 
 import ctypes
 import errno
+import importlib
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TIMEOUT_S = 3.0  # of a packet that nobody answers
 ACCEPT_TIMEOUT_S = 30.0
@@ -118,6 +120,19 @@ def send(target: str) -> None:
     """Send a datagram."""
     with socket.socket(type=socket.SOCK_DGRAM) as attempt:
         attempt.sendto(b"probe", _address(target))
+
+
+def journal(size: str) -> None:
+    """Send a message of that many characters to the journal, with a field."""
+    library: Any = importlib.import_module("systemd.journal")
+    library.send("x" * int(size), PROBE_CHARS=size)
+
+
+def notify(status: str) -> None:
+    """Tell the service manager."""
+    library: Any = importlib.import_module("systemd.daemon")
+    if not library.notify(f"STATUS={status}"):
+        raise OSError(errno.ENOENT, "nobody listens")
 
 
 def accept(target: str) -> str:
