@@ -13,3 +13,9 @@ class NothingAnswered(ApplianceError):
 
 class NoResult(ConfigError):
     """A file is no result of a measurement; somebody named the wrong one."""
+
+
+class GaveWay(ApplianceError):
+    """Others needed the appliance, or it was not ready: a measurement that can wait was not made, or not kept."""
+
+    exit_status = 75  # sysexits.h EX_TEMPFAIL: to be tried again later, and no failure

@@ -1,7 +1,8 @@
 """What an appliance tells over HTTP, beside its WebSocket: status and metrics. Knows no load."""
 
+import ipaddress
 import socket
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -14,6 +15,8 @@ from appliance.bench.errors import ServerUnreadable
 from appliance.client.address import WEBSOCKET_PATH, parse_address
 
 TIMEOUT_S = 10.0
+
+T = TypeVar("T")
 
 
 class ServedModel(Struct, frozen=True, kw_only=True):
@@ -47,6 +50,17 @@ class Server(Struct, frozen=True, kw_only=True):
     engine: ServedEngine
 
 
+class Load(Struct, frozen=True, kw_only=True):
+    """Requests that are being answered, or wait to be."""
+
+    running: int
+    waiting: int
+
+
+class _Loaded(Struct):
+    requests: Load
+
+
 class Metrics:
     """One scrape of /metrics."""
 
@@ -75,9 +89,16 @@ class Observer:
 
     async def server(self) -> Server:
         """What answers. Raises ServerUnreadable."""
+        return await self._status(Server)
+
+    async def load(self) -> Load:
+        """What it has to do now. Raises ServerUnreadable."""
+        return (await self._status(_Loaded)).requests
+
+    async def _status(self, shape: type[T]) -> T:
         text = await self._get("/v1/status")
         try:
-            return msgspec.json.decode(text, type=Server)
+            return msgspec.json.decode(text, type=shape)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ServerUnreadable(f"{self._url}/v1/status is not that of an appliance: {error}") from None
 
@@ -97,6 +118,10 @@ class Observer:
                 return await response.text()
         except TimeoutError:
             raise ServerUnreadable(f"{self._url}{path} does not answer within {TIMEOUT_S:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise ServerUnreadable(
+                f"{self._url} can't be reached: {error.strerror}; is it running there? Start it with: appliance serve"
+            ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnreadable(f"{self._url}{path} can't be read: {error}") from None
 
@@ -108,8 +133,11 @@ def is_this_host(url: str) -> bool:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError:
         return False
+    others = {address for address in found if not ipaddress.ip_address(address).is_loopback}
+    if not others:
+        return bool(found)  # without a list of all interfaces, which a sandbox may not allow
     own = {entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
-    return bool(found) and all(address in own or address.startswith("127.") for address in found)
+    return others <= own
 
 
 def _http_url(url: str) -> str:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 MAX_CLIENTS = 256  # server.max_connections, by default
 DEFAULT_REQUESTS = 4
+SELF_OPTIONS = ("own", "url", "config")
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
+    context: typer.Context,
     url: UrlOption = None,
     concurrency: Annotated[str, typer.Option(help="Clients at once, for each level.", metavar="N,…")] = "1,2,4,8,10",
     kind: Annotated[str, typer.Option(help="Of free, grounded, code and chat.", metavar="KIND,…")] = "free",
@@ -57,13 +59,20 @@ def bench(
     soak: Annotated[
         float | None, typer.Option(min=0.05, max=10_080, help="Churn, then tell what leaked.", metavar="MINUTES")
     ] = None,
+    own: Annotated[
+        bool, typer.Option("--self", help="Measure this host's own in the same short way each time; keep a history.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Measure a running appliance over its WebSocket, or see whether it survives its clients.
 
     Figures go to standard output, progress to standard error. Exit status 1 where nothing was answered or a soak found
-    something, 78 where a file to compare is no result, 130 after Ctrl-C.
+    something, 78 where a file to compare is no result, 130 after Ctrl-C. With --self: 3 where the host has become
+    slower, 75 where it gave way to clients.
     """
+    if own:
+        _refuse_others(context)
+        raise typer.Exit(_self(url or default_url(config)))
     if compare is not None:
         if soak is not None or url is not None:
             raise typer.BadParameter("--compare takes two files and measures nothing; leave --soak and --url out")
@@ -118,6 +127,14 @@ def _concurrency(text: str) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
+def _refuse_others(context: typer.Context) -> None:
+    """What is measured with --self is always the same."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE" and option.name not in SELF_OPTIONS:
+            raise typer.BadParameter(f"--self measures the same each time; leave {option.opts[0]} out")
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -141,6 +158,23 @@ def _measure(plan: "Plan", json_file: Path | None, html_file: Path | None) -> in
     if html_file is not None:
         write(html_file, html_report(result).encode())
     return 0
+
+
+def _self(url: str) -> int:
+    from msgspec.structs import replace
+
+    from appliance.bench.progress import showing_progress
+    from appliance.bench.self_benchmark import measure_self
+    from appliance.cli.self_benchmark import keep, read_earlier, tell_verdict
+    from appliance.observability.self_benchmark import judge
+
+    earlier = read_earlier()
+    with showing_progress() as progress:
+        record = _run(measure_self(url, progress))
+    if record is None:
+        return EXIT_INTERRUPTED
+    record = replace(record, verdict=judge(record, earlier))
+    return tell_verdict(record, keep(record))
 
 
 def _compare(a: Path, b: Path) -> None:

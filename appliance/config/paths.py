@@ -13,6 +13,7 @@ SYSTEM_STATE = Path("/var/lib/appliance")
 SYSTEM_RUNTIME = Path("/run/appliance")
 CONTROL_SOCKET_NAME = "control.sock"
 TUNING_NAME = "tuning.json"
+BENCHMARKS_NAME = "benchmarks"
 CATALOG_NAME = "catalog.toml"
 CATALOGS_NAME = "catalog.d"
 
@@ -53,6 +54,11 @@ def state_directory() -> Path:
 def tuning_file() -> Path:
     """What `appliance tune` found on this host."""
     return state_directory() / TUNING_NAME
+
+
+def benchmarks_directory() -> Path:
+    """What `appliance bench --self` found on this host, one file each time."""
+    return state_directory() / BENCHMARKS_NAME
 
 
 def store_directory(configured: str) -> Path:
