@@ -13,6 +13,7 @@ from appliance.cli import (
     bundles,
     chat,
     config,
+    doctor,
     measure,
     models,
     operating,
@@ -36,6 +37,7 @@ serve.register(app)
 chat.register(app)
 bench.register(app)
 tune.register(app)
+doctor.register(app)
 show.register(models.app)
 bundles.register(models.app)
 slots.register(models.app)

@@ -88,17 +88,17 @@ class Store:
     def __init__(self, directory: Path, *, max_bytes: int = 0) -> None:
         """`max_bytes`: what all models together may take; 0 sets no limit."""
         self.directory = directory
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     def require_quota(self, new_bytes: int, *, replaces: Path | None = None) -> None:
         """Raises StoreFull where `new_bytes` more, less what is in `replaces`, would pass the quota; StoreUnusable."""
-        if not self._max_bytes:
+        if not self.max_bytes:
             return
         held = sum(entry.size_bytes for entry in self.entries() if entry.directory != replaces)
-        if held + new_bytes > self._max_bytes:
+        if held + new_bytes > self.max_bytes:
             raise StoreFull(
                 f"the model store {self.directory} holds {held / MB:,.1f} MB, and {new_bytes / MB:,.1f} MB more would "
-                f"pass models.max_store_bytes = {self._max_bytes}; run: appliance models prune, or raise that"
+                f"pass models.max_store_bytes = {self.max_bytes}; run: appliance models prune, or raise that"
             )
 
     def entries(self, model_id: str | None = None) -> Sequence[Installed | Unreadable]:

@@ -1,0 +1,294 @@
+"""What the doctor says of settings, daemon, port, models, tuning, journal and speed, of appliances made up for it."""
+
+import json
+import socket
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.doctor.asking import Said
+from appliance.doctor.checks.journal import check_journal
+from appliance.doctor.checks.memory import check_memory
+from appliance.doctor.checks.models import check_model, check_tuning, check_versions
+from appliance.doctor.checks.service import check_daemon, check_port, check_settings
+from appliance.doctor.checks.speed import check_speed
+from appliance.doctor.findings import Finding
+from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings
+from appliance.models.fake import install_fake
+from appliance.models.manifest import OpenVinoVersions, encode_manifest, sealed
+from appliance.models.slots import BadSlot, Slots, change_slots, fallen_back, slot_of
+from appliance.models.store import Installed, Store
+from appliance.models.tuning.record import host_key
+from appliance.observability.self_benchmark import Figures, Ratios, SelfBenchmark, Verdict
+from tests.support.doctor import Programs, status, surroundings, write
+from tests.support.self_benchmark import FINGERPRINT, measured, write_history
+from tests.support.tuning import record, write_record
+
+PREFERRED = {"models": {"preferred": ["fake"]}}
+
+
+def said(finding: Finding, found: str, text: str) -> bool:
+    """Whether it is of that status and says so; it has a remedy where it is not green."""
+    assert bool(finding.remedy) == (found != "green"), finding
+    assert (finding.status, text in finding.finding) == (found, True), finding
+    return True
+
+
+# ---- settings, daemon, port --------------------------------------------------------------------------------
+
+
+def test_settings_that_are_wrong_are_red_and_those_that_are_hidden_unknown(tmp_path: Path) -> None:
+    assert said(check_settings(surroundings(tmp_path)), "green", "no file, 0 settings")
+    wrong = surroundings(tmp_path, settings_error="server.port = 70000: expected …")
+    assert said(check_settings(wrong), "red", "server.port = 70000")
+    hidden = surroundings(tmp_path, settings_error="x can't be read", settings_hidden=True)
+    assert said(check_settings(hidden), "unknown", "can't be read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "text"),
+    [
+        ({}, "green", "ready, tiny, up 2 h, 1 running, 2 waiting"),
+        ({"ready": False, "reason": "draining"}, "yellow", "drains"),
+        ({"ready": False, "reason": "loading"}, "yellow", "loads"),
+        ({"ready": False, "reason": "restarting", "engine": {"last_loss": "SIGSEGV"}}, "red", "(restarting): SIGSEGV"),
+        ({"engine": {"losses": 2, "last_loss": "no progress"}}, "yellow", "lost 2 times, last: no progress"),
+        ({"engine": {"last_recycle_failure": "no room"}}, "yellow", "no room"),
+    ],
+)
+def test_a_daemon_that_answers(tmp_path: Path, changes: dict[str, Any], found: str, text: str) -> None:
+    assert said(check_daemon(surroundings(tmp_path, status=status(**changes))), found, text)
+
+
+def test_restarts_by_systemd_are_told(tmp_path: Path) -> None:
+    here = surroundings(tmp_path, status=status(), units={SERVICE: {"ActiveState": "active", "NRestarts": "3"}})
+    assert said(check_daemon(here), "yellow", "restart it 3 times")
+
+
+@pytest.mark.parametrize(
+    ("service", "socket_state", "found", "text"),
+    [
+        ({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"}, "", "red", "exit status 78"),
+        ({"ActiveState": "activating", "StatusText": "loading"}, "", "yellow", "starts: loading"),
+        ({"ActiveState": "active"}, "", "red", "does not answer"),
+        ({"ActiveState": "inactive"}, "active", "yellow", "not running"),
+        ({"ActiveState": "inactive"}, "", "red", "inactive"),
+        ({}, "", "yellow", "none answers on 127.0.0.1:8080"),
+    ],
+)
+def test_a_daemon_that_is_silent(
+    tmp_path: Path, service: dict[str, str], socket_state: str, found: str, text: str
+) -> None:
+    here = surroundings(tmp_path, units={SERVICE: service, SOCKET: {"ActiveState": socket_state}})
+    assert said(check_daemon(here), found, text)
+
+
+def test_bad_settings_name_the_commands_that_find_them(tmp_path: Path) -> None:
+    failed = {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"}
+    assert "appliance config check" in check_daemon(surroundings(tmp_path, units={SERVICE: failed})).remedy
+
+
+TCP = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+LISTENS = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  {uid}        0 1 1"
+
+
+def test_a_port_that_another_program_has_is_red(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/net/tcp": TCP + LISTENS.format(uid=1000)})
+    assert said(check_port(surroundings(tmp_path)), "red", "another program (user id 1000)")
+    active = surroundings(tmp_path, units={SERVICE: {"ActiveState": "active"}})
+    assert said(check_port(active), "red", "does not answer as the appliance")
+    assert said(check_port(surroundings(tmp_path, status=status())), "green", "the appliance's")
+    waiting = surroundings(tmp_path, units={SOCKET: {"ActiveState": "active"}})
+    assert said(check_port(waiting), "green", "held by appliance.socket")
+
+
+def test_a_port_that_is_free_is_free_on_an_address_of_this_host_only(tmp_path: Path) -> None:
+    assert said(check_port(surroundings(tmp_path)), "green", "free")
+    elsewhere = surroundings(tmp_path, settings={"server": {"host": "192.0.2.1"}})
+    assert said(check_port(elsewhere), "red", "nothing can listen at 192.0.2.1")
+    with socket.socket() as listening:  # a real one: what others have is no matter of binding to another port
+        listening.bind(("127.0.0.1", 0))
+        assert said(check_port(surroundings(tmp_path)), "green", "free")
+    assert said(check_port(surroundings(tmp_path, settings={"server": {"port": 0}})), "unknown", "server.port = 0")
+
+
+# ---- models ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state/models")
+
+
+def written_by(model: Installed, version: str) -> None:
+    """Have the manifest say that another release wrote it."""
+    versions = OpenVinoVersions(version, f"{version}.0")
+    manifest = sealed(msgspec.structs.replace(model.manifest, openvino=versions))
+    model.directory.joinpath("manifest.json").write_bytes(encode_manifest(manifest))
+    model.directory.rename(model.directory.with_name(manifest.directory_name))
+
+
+def test_no_model_is_red_but_for_the_fake(tmp_path: Path) -> None:
+    assert said(check_model(surroundings(tmp_path)), "red", "none that may be served")
+    assert said(check_model(surroundings(tmp_path, settings={"engine": {"pipeline": "fake"}})), "green", "none")
+
+
+def test_marks_of_models_that_failed(tmp_path: Path, store: Store) -> None:
+    good, bad = install_fake(store, content=b"one"), install_fake(store, "bad")
+    here = surroundings(tmp_path, settings=PREFERRED)
+    assert said(check_model(here), "green", f"{slot_of(good.manifest)}")
+    mark = BadSlot(slot_of(bad.manifest), "crashes", "2026-01-01T00:00:00+00:00")
+    change_slots(store.directory, lambda slots: fallen_back(slots, (mark,), slot_of(good.manifest)))
+    assert said(check_model(here), "yellow", f"marked bad: {mark.slot} (crashes)")
+    only = BadSlot(slot_of(good.manifest), "crashes too", "2026-01-01T00:00:00+00:00")
+    change_slots(store.directory, lambda _: Slots(bad=(mark, only)))
+    assert said(check_model(here), "red", "crashes too")
+
+
+def test_slots_that_are_damaged_are_told(tmp_path: Path, store: Store) -> None:
+    install_fake(store)
+    (store.directory / "slots.json").write_text("{")
+    assert said(check_model(surroundings(tmp_path, settings=PREFERRED)), "yellow", "slots.json is damaged")
+
+
+def test_a_daemon_that_serves_another_model_than_the_next_start_would(tmp_path: Path, store: Store) -> None:
+    first, second = install_fake(store), install_fake(store, "second")
+    served = status(model={"id": "second", "digest": second.manifest.digest})
+    finding = check_model(surroundings(tmp_path, settings=PREFERRED, status=served))
+    assert said(finding, "yellow", f"{slot_of(second.manifest)} is served, {slot_of(first.manifest)} would be")
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "text"),
+    [("2020.1.0", "yellow", "2020.1.0"), ("2099.1.0", "red", "newer than"), (None, "green", "as the model's")],
+)
+def test_openvino_against_the_models(tmp_path: Path, store: Store, version: str | None, found: str, text: str) -> None:
+    model = install_fake(store)
+    if version is not None:
+        written_by(model, version)
+    assert said(check_versions(surroundings(tmp_path, settings=PREFERRED)), found, text)
+
+
+def test_a_daemon_that_was_not_restarted_after_an_upgrade(tmp_path: Path) -> None:
+    here = surroundings(tmp_path, status=status(engine={"versions": {"openvino": "2025.1.0"}}))
+    assert said(check_versions(here), "yellow", "still runs openvino 2025.1.0")
+
+
+def test_openvino_and_genai_that_do_not_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: {"openvino": "2026.4.1"}.get(name, "2026.3.0.0"))
+    assert said(check_versions(surroundings(tmp_path)), "red", "do not belong together")
+
+
+def test_memory_is_held_against_what_serving_the_model_takes(tmp_path: Path, store: Store) -> None:
+    install_fake(store)
+    write(tmp_path, {"proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 6000000 kB", "proc/vmstat": "oom_kill 0"})
+    here = surroundings(tmp_path, settings=PREFERRED)
+    assert said(check_memory(here), "green", "serving takes 321 MiB of 7,813 MiB (this machine)")
+    limited = surroundings(tmp_path, settings=PREFERRED, units={SERVICE: {"MemoryMax": str(100 << 20)}})
+    assert said(check_memory(limited), "red", "MemoryMax of the unit")
+    write(tmp_path, {"proc/vmstat": "oom_kill 2"})
+    assert said(check_memory(here), "yellow", "the kernel ended 2 processes")
+    write(
+        tmp_path, {"proc/vmstat": "oom_kill 0", "proc/pressure/memory": "some avg10=0.00 avg60=31.00 avg300=0 total=1"}
+    )
+    assert said(check_memory(here), "yellow", "31 % of the last minute")
+    write(tmp_path, {"proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 100000 kB"})
+    assert said(check_memory(here), "yellow", "are available")
+    assert said(check_memory(surroundings(tmp_path, settings=PREFERRED, status=status())), "yellow", "31 %")  # has it
+
+
+def test_what_was_tuned_fits_or_is_left_aside(tmp_path: Path) -> None:
+    fake = {"engine": {"pipeline": "fake"}}
+    here = surroundings(tmp_path, settings=fake)
+    assert said(check_tuning(here), "green", "never tuned")
+    write_record(here.state, record(threads=2))
+    assert said(check_tuning(here), "green", "interactive, 2026-01-01: threads = 2")
+    key = msgspec.structs.replace(host_key("fake", "0" * 64), cpu_model="Another")
+    write_record(here.state, record(key, threads=2))
+    assert said(check_tuning(here), "yellow", "another CPU (Another)")
+    here.tuning_file.write_text("{")
+    assert said(check_tuning(here), "yellow", "of no use")
+
+
+def test_what_was_tuned_is_seen_with_the_daemons_own_cap(tmp_path: Path) -> None:
+    served = status(model={"id": "fake", "digest": "0" * 64}, engine={"isa_cap": "AVX2_VNNI"})
+    here = surroundings(tmp_path, settings={"engine": {"pipeline": "fake"}}, status=served)
+    key = msgspec.structs.replace(host_key("fake", "0" * 64), isa_cap="AVX2_VNNI")
+    write_record(here.state, record(key, threads=2))
+    assert said(check_tuning(here), "green", "threads = 2")
+
+
+# ---- journal -----------------------------------------------------------------------------------------------
+
+
+def journal(tmp_path: Path, *answers: Said | str, **units: dict[str, str]) -> Surroundings:
+    class InTurn(Programs):
+        def __call__(self, command: Any) -> Said:
+            self.answers["journalctl"] = answers[min(len(self.asked), len(answers) - 1)]
+            return super().__call__(command)
+
+    return surroundings(tmp_path, units=units or {SERVICE: {"ActiveState": "active"}}, ask=InTurn())
+
+
+def test_errors_of_the_last_day(tmp_path: Path) -> None:
+    lines = [json.dumps({"MESSAGE": text, "PRIORITY": "3"}) for text in ("one", "two\n\x1b[31m")]
+    lines.append(json.dumps({"MESSAGE": list(b"engine worker lost \xff")}))
+    assert said(check_journal(journal(tmp_path, "\n".join(lines))), "yellow", "3 errors within a day, the last: engine")
+    assert said(check_journal(journal(tmp_path, "", lines[0])), "green", "no errors")
+
+
+def test_a_journal_that_is_silent_altogether_is_not_green(tmp_path: Path) -> None:
+    assert said(check_journal(journal(tmp_path, "", "")), "unknown", "nothing at all")
+    hint = Said(status=0, err="Hint: You are currently not seeing messages from other users and the system.\n")
+    assert said(check_journal(journal(tmp_path, hint)), "unknown", "other users")
+    late = Said(problem="journalctl did not end within 8 s")
+    assert said(check_journal(journal(tmp_path, late)), "unknown", "did not end within 8 s")
+    failed = Said(status=1, err="Failed to open\n")
+    assert said(check_journal(journal(tmp_path, failed)), "unknown", "Failed to open")
+    assert said(check_journal(surroundings(tmp_path)), "unknown", "systemd does not run here")
+    assert said(check_journal(surroundings(tmp_path, units={})), "unknown", "is not installed")
+
+
+# ---- speed -------------------------------------------------------------------------------------------------
+
+
+def last_night(verdict: Verdict, *, days: float = 0.5, digest: str = "ab" * 32) -> SelfBenchmark:
+    at = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+    fingerprint = msgspec.structs.replace(FINGERPRINT, digest=digest)
+    return msgspec.structs.replace(measured(1, 20, fingerprint=fingerprint, verdict=verdict), at=at)
+
+
+def compared(ratio: float) -> Verdict:
+    baseline = Figures(tokens_per_s=20 / ratio, ttft_ms=400)
+    return Verdict(baseline=baseline, of=9, ratios=Ratios(tokens_per_s=ratio, first_token=1.0), regression=ratio < 0.8)
+
+
+@pytest.mark.parametrize(
+    ("record", "found", "text"),
+    [
+        (last_night(compared(0.97)), "green", "tokens/s 0.97, first token 1.00 of the median of 9 before"),
+        (last_night(compared(0.7)), "yellow", "tokens/s 0.70"),
+        (last_night(compared(0.4)), "red", "tokens/s 0.40"),
+        (last_night(compared(0.4), days=30), "unknown", "30 days old"),
+        (last_night(compared(0.4), digest="cd" * 32), "unknown", "another model"),
+        (last_night(Verdict(of=1)), "unknown", "no baseline yet"),
+        (last_night(Verdict(changed=("engine",), since_change=Ratios(tokens_per_s=0.6, first_token=1.0))),
+         "yellow", "of before a change (engine)"),
+    ],
+)  # fmt: skip
+def test_speed_against_the_hosts_own_past(tmp_path: Path, record: SelfBenchmark, found: str, text: str) -> None:
+    here = surroundings(tmp_path, status=status())
+    write_history(here.benchmarks, record)
+    assert said(check_speed(here), found, text)
+
+
+def test_a_host_that_was_never_measured_is_not_green(tmp_path: Path) -> None:
+    here = surroundings(tmp_path)
+    assert said(check_speed(here), "unknown", "never measured")
+    here.benchmarks.mkdir(parents=True)
+    (here.benchmarks / "x.json").write_text("{")
+    assert said(check_speed(here), "unknown", "1 files of no use")
