@@ -21,6 +21,7 @@ from appliance.cli import (
     serve,
     show,
     slots,
+    support_bundle,
     tune,
     version,
 )
@@ -38,6 +39,7 @@ chat.register(app)
 bench.register(app)
 tune.register(app)
 doctor.register(app)
+support_bundle.register(app)
 show.register(models.app)
 bundles.register(models.app)
 slots.register(models.app)

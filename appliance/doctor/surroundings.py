@@ -111,8 +111,10 @@ def _settings(config: Path | None) -> tuple[Effective, str | None, bool]:
     try:
         return load(config), None, False
     except ConfigError as error:
-        file = next((file for file in ([config] if config else config_candidates()) if _hidden(file)), None)
-        return Effective(Settings(), {}, file), str(error), file is not None
+        files = [config] if config else config_candidates()
+        hidden = any(_hidden(file) for file in files)
+        file = next((file for file in files if hidden or file.is_file()), None)
+        return Effective(Settings(), {}, file), str(error), hidden
 
 
 def _hidden(file: Path) -> bool:

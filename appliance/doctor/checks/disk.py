@@ -21,7 +21,7 @@ Statvfs = Callable[[Path], os.statvfs_result]
 def check_disk(here: Surroundings, *, statvfs: Statvfs = os.statvfs) -> Finding:
     """The worst of state and store."""
     places = {"state": here.state, "store": here.store.directory}
-    if places["store"].is_relative_to(here.state) and not places["store"].is_mount():
+    if places["store"].is_relative_to(here.state) and not _is_mount(places["store"]):
         del places["store"]  # the same room
     findings = [_place(name, path, statvfs) for name, path in places.items()] + [_quota(here.store)]
     facts = {key: value for finding in findings for key, value in finding.facts.items()}
@@ -54,6 +54,13 @@ def _place(name: str, path: Path, statvfs: Statvfs) -> Finding:
     if free < LOW_BYTES:
         return yellow("disk", f"{shown}: no room for another model", REMEDY, **facts)
     return green("disk", shown, **facts)
+
+
+def _is_mount(path: Path) -> bool:
+    try:
+        return path.is_mount()
+    except OSError:  # below what this account may not search
+        return False
 
 
 def _quota(store: Store) -> Finding:

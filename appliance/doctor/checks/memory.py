@@ -46,7 +46,7 @@ def check_memory(here: Surroundings) -> Finding:
         budget = memory_budget(model.directory, engine.kv_cache_tokens, engine.kv_cache_precision)
         room = _room(here)
     except (OSError, ValueError, ConfigError) as error:
-        return unknown("memory", f"what serving takes is not known: {error}", "run it as root")
+        return unknown("memory", f"what serving takes is not known: {str(error).partition('; ')[0]}", "run it as root")
     facts = _facts(here, budget, room)
     try:
         require_room(budget, engine.kv_cache_tokens, room.limit)
