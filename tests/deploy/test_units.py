@@ -1,5 +1,6 @@
 """What systemd makes of the units and their drop-ins, with the fake engine in the daemon."""
 
+import json
 import re
 from pathlib import Path
 
@@ -140,3 +141,16 @@ def put_tree(host: Host, source: Path, target: str) -> None:
         if file.is_file():
             host.put(file, f"{target}/{file.relative_to(source)}")
     host.run(["chown", "-R", "appliance:", target])
+
+
+def test_the_nightly_benchmark_keeps_its_figures_in_its_sandbox(host: Host) -> None:
+    host.run("systemctl start appliance.socket appliance.service")
+    host.run("systemctl start appliance-bench.service", timeout_s=110)
+    (kept,) = host.ask("ls /var/lib/appliance/benchmarks").split()
+    assert json.loads(host.ask(f"cat /var/lib/appliance/benchmarks/{kept}"))["schema"] == "appliance-self-benchmark"
+    host.run("systemctl enable --now appliance-bench.timer appliance-model-check.timer")
+    listed = host.ask("systemctl list-timers --no-pager --no-legend")
+    assert {"appliance-bench.timer", "appliance-model-check.timer"} <= set(listed.split())
+    host.run("systemctl stop appliance.socket appliance.service")
+    assert host.run("systemctl start appliance-bench.service", check=False).returncode != 0
+    assert shown(host, "ActiveState") == "inactive"
