@@ -262,7 +262,9 @@ def test_the_sandbox_is_as_tight_as_systemd_can_tell(host: Host, unit: str) -> N
 def test_the_engine_works_in_the_sandbox(new_appliance: NewHost, smollm2_store: Path) -> None:
     host = new_appliance(shared={smollm2_store: "/srv/store"})
     install_units(host)
-    host.run("cp -r /srv/store /var/lib/appliance/models && chown -R appliance: /var/lib/appliance/models")
+    host.run("systemctl stop appliance.socket appliance.service; systemctl reset-failed 'appliance*'", check=False)
+    host.run("mkdir -p /var/lib/appliance/models && cp -r /srv/store/. /var/lib/appliance/models")
+    host.run("chown -R appliance: /var/lib/appliance/models")
     host.put('[models]\npreferred = ["smollm2-135m-instruct"]\n', "/etc/appliance/appliance.toml")
     host.run("systemctl start appliance.socket appliance.service", timeout_s=110)
     command = "/opt/appliance/current/bin/appliance chat --temperature 0 --max-tokens 8 'Say hello.'"

@@ -22,9 +22,10 @@ WAIT_S = 60.0
 
 @pytest.fixture
 def host(new_appliance: NewHost) -> Host:
-    """An installed appliance, not started."""
+    """An installed appliance, not started, whatever the boot did."""
     made = new_appliance()
     install_units(made)
+    made.run("systemctl stop appliance.socket appliance.service; systemctl reset-failed 'appliance*'", check=False)
     made.put(FAKE, SETTINGS)
     return made
 
@@ -83,10 +84,11 @@ def test_bad_settings_do_not_keep_it_starting_for_clients_that_wait(host: Host) 
     drop_in(host, "appliance.socket", "[Socket]\nTriggerLimitBurst=3\n")
     host.run("systemctl enable appliance.socket appliance.service")
     host.put(BAD, SETTINGS)
+    before = journal(host).count("Starting appliance.service")
     host.run("systemctl start appliance.socket")
     host.run("curl -s --max-time 30 http://127.0.0.1:8080/healthz", check=False)
     wait_for(host, "Result", "trigger-limit-hit", "appliance.socket")
-    assert journal(host).count("Starting appliance.service") <= 4
+    assert journal(host).count("Starting appliance.service") - before <= 4
     host.put(FAKE, SETTINGS)
     host.run("systemctl start appliance.service")
     assert shown(host, "ActiveState", "appliance.socket") == "active"
