@@ -1,5 +1,6 @@
 """`appliance bench --self`: keeps the measurement, tells the verdict, sets the exit status. Measures nothing."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from appliance.config.paths import benchmarks_directory
 from appliance.errors import StartError
 from appliance.models.durable import FILE_MODE, give_to_owner_of, make_directory, open_replacement
+from appliance.observability.events import Event, event
+from appliance.observability.journal import stderr_is_journal
+from appliance.observability.log_writer import open_log
 from appliance.observability.self_benchmark import (
     RECORDS_MAX,
     REGRESSION_RATIO,
@@ -18,7 +22,8 @@ from appliance.observability.self_benchmark import (
 )
 
 EXIT_REGRESSION = 3
-WARNING_PREFIX = "<4>"  # sd-daemon(3): the journal takes the line as a warning
+
+log = logging.getLogger(__name__)
 
 
 def read_earlier() -> list[SelfBenchmark]:
@@ -62,14 +67,18 @@ def tell_verdict(record: SelfBenchmark, file: Path) -> int:
     print(f"written: {file}")
     if not verdict.regression or verdict.ratios is None:
         return 0
-    prefix = WARNING_PREFIX if os.environ.get("JOURNAL_STREAM") else ""
     heat = f"; throttled for heat {record.throttled} times meanwhile" if record.throttled else ""
-    print(
-        f"{prefix}appliance: warning: this host is slower than it was: {_shown(verdict.ratios)} of its baseline, "
-        f"expected at least {REGRESSION_RATIO:g}{heat}; run: appliance doctor",
-        file=sys.stderr,
-    )
+    _tell_regression(f"{_shown(verdict.ratios)} of its baseline, expected at least {REGRESSION_RATIO:g}{heat}")
     return EXIT_REGRESSION
+
+
+def _tell_regression(reason: str) -> None:
+    """To the journal as an event, which `journalctl -x` explains; else a line on standard error."""
+    if not stderr_is_journal():
+        print(f"appliance: warning: this host is slower than it was: {reason}; run: appliance doctor", file=sys.stderr)
+        return
+    with open_log("warning", "auto"):
+        log.warning("this host is slower than it was", extra=event(Event.BENCHMARK_REGRESSED, reason=reason))
 
 
 def _unusable(how: str, error: OSError) -> StartError:

@@ -6,9 +6,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance.cli import self_benchmark
 from appliance.cli.self_benchmark import EXIT_REGRESSION, keep, tell_verdict
 from appliance.errors import StartError
-from appliance.observability.self_benchmark import RECORDS_MAX, Verdict, history_names, judge, read_history
+from appliance.observability.logs import fields_of
+from appliance.observability.self_benchmark import (
+    RECORDS_MAX,
+    SelfBenchmark,
+    Verdict,
+    history_names,
+    judge,
+    read_history,
+)
 from tests.support.self_benchmark import FINGERPRINT, measured, write_history
 
 UPGRADED = msgspec.structs.replace(FINGERPRINT, engine={"openvino": "2026.5.0"})
@@ -85,15 +94,28 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, monk
         keep(measured(1))
 
 
+def slower() -> SelfBenchmark:
+    slow = measured(5, 10)
+    return msgspec.structs.replace(slow, verdict=judge(slow, [measured(day) for day in (1, 2, 3)]))
+
+
 def test_a_regression_is_a_warning_and_a_status_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
-    slow = measured(5, 10)
-    slow = msgspec.structs.replace(slow, verdict=judge(slow, [measured(day) for day in (1, 2, 3)]))
-    assert tell_verdict(slow, Path("x.json")) == EXIT_REGRESSION
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # of another process's stderr
+    assert tell_verdict(slower(), Path("x.json")) == EXIT_REGRESSION
     shown = capsys.readouterr()
     assert "10.0 tokens/s" in shown.out
-    assert shown.err.startswith("<4>appliance: warning: this host is slower than it was: tokens/s 0.50, ")
+    assert shown.err.startswith("appliance: warning: this host is slower than it was: tokens/s 0.50, ")
     assert tell_verdict(measured(5), Path("x.json")) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_in_the_journal_a_regression_is_an_event(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_benchmark, "stderr_is_journal", lambda: True)
+    assert tell_verdict(slower(), Path("x.json")) == EXIT_REGRESSION
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert fields_of(told)["reason"].startswith("tokens/s 0.50, ")
