@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
-from tests.support.daemon import Peer
+from appliance.api.status_line import status_line
+from appliance.cli.serve import FAKE_MODEL
+from tests.support.daemon import Peer, running, settings
 from tests.support.notify import Manager, Told, service_manager
 from tests.support.process import Served, environment, serving
 
@@ -67,6 +70,18 @@ async def test_the_status_tells_of_requests_and_figures(served: Served, manager:
         await peer.until("done")
     status = await asyncio.to_thread(manager.status, "0 running", "TTFT p95")
     assert status.endswith(" GB")
+
+
+async def test_the_status_names_the_models_weights_in_a_word() -> None:
+    made_of = "int4-asym-g64 of Q5_0, Q8_0: INT4 asymmetric group 64 (358 M weights), INT8 asymmetric per channel"
+    model = msgspec.structs.replace(FAKE_MODEL, id="qwen2.5-0.5b-instruct", quantization=made_of)
+    async with running(settings(), model) as appliance:
+        await appliance.ready()
+        line = status_line(appliance.daemon, 930_000_000)
+        assert line.startswith("ready · qwen2.5-0.5b-instruct int4 · 0 running, 0 waiting · 0 tok/s · ")
+        assert await appliance.get("/readyz") == (200, {"ready": True})
+        appliance.daemon.dispatcher.drained = True
+        assert status_line(appliance.daemon, 0).startswith("drained by the operator · qwen2.5-0.5b-instruct int4 · ")
 
 
 def test_a_lost_worker_is_told_and_ready_is_not_told_again(served: Served, manager: Manager) -> None:
