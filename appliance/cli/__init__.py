@@ -14,6 +14,7 @@ from appliance.cli import (
     chat,
     config,
     doctor,
+    install,
     measure,
     models,
     operating,
@@ -48,6 +49,7 @@ measure.register(models.app)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 operating.register(app)
+install.register(app)
 version.register(app)
 
 

@@ -9,11 +9,12 @@ from typing import NoReturn
 
 import pytest
 
-from appliance import __version__
 from tests.support.hosts import Host, HostsUnavailable, Lab, base_root, open_lab, why_not
 from tests.support.wheels import wheels_for_hosts
 
 WHEELS = "/srv/wheels"  # where a host finds them
+FIRST = "/srv/first"  # an environment with the project, which installs from there
+NEWER = "99.0.0"
 
 NewHost = Callable[..., Host]
 
@@ -75,17 +76,35 @@ def new_host(lab: Lab) -> Iterator[NewHost]:
 
 
 @pytest.fixture(scope="session")
-def installed(lab: Lab, wheels: Path) -> Path:
-    """What a host has become by an installation without a network, for others to begin with; nothing is started."""
-    host = lab.host("first", shared={wheels: WHEELS}).start()
-    release = f"/opt/appliance/releases/{__version__}"
-    host.run(f"python3 -m venv {release} && ln -s releases/{__version__} /opt/appliance/current")
-    pip = f"{release}/bin/pip install --quiet --no-input --no-index --find-links {WHEELS}"
-    host.run(f"{pip} 'edge-chat-appliance[systemd]=={__version__}'", timeout_s=300)
+def newer_wheels(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a project that says it is NEWER."""
+    directory = tmp_path_factory.mktemp("newer")
+    wheels_for_hosts(directory, NEWER)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def carried(lab: Lab, wheels: Path) -> Path:
+    """What a host has become by the first step of an installation: the project in a virtual environment of its own."""
+    host = lab.host("carried", shared={wheels: WHEELS}).start()
+    pip = f"pip install --quiet --no-input --no-index --no-compile --find-links {WHEELS}"
+    host.run(f"python3 -m venv {FIRST} && {FIRST}/bin/{pip} 'edge-chat-appliance[systemd]'", timeout_s=600)
+    return lab.frozen(host)
+
+
+@pytest.fixture(scope="session")
+def installed(lab: Lab, carried: Path, wheels: Path) -> Path:
+    """What a host has become by an installation without a network, for others to begin with.
+
+    Service and socket are not enabled: without a model they would fail at each boot.
+    """
+    host = lab.host("installed", over=[carried], shared={wheels: WHEELS}).start()
+    host.run(f"{FIRST}/bin/appliance install --system --wheels {WHEELS} --no-start", timeout_s=600)
+    host.run("systemctl disable appliance.service appliance.socket")
     return lab.frozen(host)
 
 
 @pytest.fixture
 def new_appliance(new_host: NewHost, installed: Path, wheels: Path) -> NewHost:
-    """Like `new_host`, with the appliance installed there."""
+    """Like `new_host`, with the appliance installed there; it has no model, and is not started."""
     return functools.partial(new_host, over=[installed], shared={wheels: WHEELS})

@@ -65,14 +65,15 @@ def project_wheel(directory: Path, version: str | None = None) -> Path:
         return Path(shutil.copy(wheel, directory))
 
 
-def wheels_for_hosts(directory: Path) -> None:
+def wheels_for_hosts(directory: Path, version: str | None = None) -> None:
     """Fill `directory` with the project's wheel and those that it needs: a site's stick, so to speak."""
+    directory.chmod(0o755)  # anybody's, as a stick is
     for wheel in dependency_wheels().glob("*.whl"):
         try:
             os.link(wheel, directory / wheel.name)
         except OSError:  # another file system
             shutil.copy(wheel, directory)
-    project_wheel(directory)
+    project_wheel(directory, version)
 
 
 def _wheel(directory: Path, arguments: Sequence[str]) -> None:
