@@ -191,7 +191,7 @@ class Host:
         """Its root while it is off, to look at and to change."""
         assert self._keeper is None, f"{self.name} is on"
         root = self._directory / "root"
-        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", self._overlay(), root], check=True)
+        keeper.mount(self._overlay(), self._directory)
         try:
             yield root
         finally:

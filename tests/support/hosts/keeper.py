@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,9 +30,8 @@ def main(parent: int, directory: Path, overlay: str, groups: list[Path], nspawn:
     die_with_parent(parent)
     if libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
-    root = directory / "root"
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", overlay, root], check=True)
+    mount(overlay, directory)
     keeper = os.getpid()
 
     def in_its_groups() -> None:
@@ -68,6 +68,17 @@ def main(parent: int, directory: Path, overlay: str, groups: list[Path], nspawn:
     for group in groups:
         remove_group(group)
     return 0 if status in (0, REBOOT) else 1
+
+
+def mount(overlay: str, directory: Path) -> None:
+    """Mount a host's root; volatile: what the host syncs needs not be on this machine's disk.
+
+    The kernel refuses to mount such a one again before its mark is removed, as it might have lost something in a crash;
+    a run does not outlive that.
+    """
+    shutil.rmtree(directory / "work/work/incompat", ignore_errors=True)
+    options = f"{overlay},volatile"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, directory / "root"], check=True)
 
 
 def die_with_parent(parent: int) -> None:

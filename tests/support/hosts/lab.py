@@ -24,6 +24,7 @@ class Lab:
         self._directory = directory
         self._bridge = _prefix(slot)
         self._made = 0
+        self._below: dict[Path, list[Path]] = {}
         self._key = directory / "key"
         key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test hosts", "-f", str(self._key)]
         subprocess.run(key, check=True, timeout=30, stdin=subprocess.DEVNULL)
@@ -41,6 +42,7 @@ class Lab:
 
         `over`: what others were frozen to, the topmost first. `shared`: directories of here, to where it sees them.
         """
+        over = [layer for top in over for layer in (top, *self._below.get(top, []))]
         self._made += 1
         host = Host(
             name=name,
@@ -62,6 +64,7 @@ class Lab:
             shutil.rmtree(log)  # the others are not that machine
         for file in ("etc/machine-id", "var/lib/systemd/random-seed"):
             (host.upper / file).unlink(missing_ok=True)
+        self._below[host.upper] = host.lower[:-1]
         return host.upper
 
     def remove(self, host: Host) -> None:
