@@ -1,6 +1,7 @@
 """Weights to integers, by NNCF. Runs in a process of its own; knows an IR, a recipe and the calibration text."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +23,8 @@ from appliance.models.texts import Sample, read_shipped, spread
 DEFAULT_LORA_RANK = 8
 MOST_COLUMNS = 64  # samples by which AWQ and scales are judged; 256 took four times as long, for the same distance
 
+_NUMBERED = re.compile(r"([A-Z][A-Za-z]*)_(\d+)(.*)")
+
 Encode = Callable[[str], list[int]]
 Inputs = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.int64 | np.int32]]"]
 
@@ -39,6 +42,7 @@ def compress(directory: Path, recipe: Recipe, tell: Tell) -> None:
     with lean:
         model = quantized(core.read_model(directory / "openvino_model.xml"), recipe, texts, tell)
     _let_cache_be_quantized(model)
+    number_names(model)
     new = directory / "quantized.xml"
     ov.save_model(model, new, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
@@ -51,6 +55,19 @@ def _let_cache_be_quantized(model: ov.Model) -> None:
         options = dict(model.get_rt_info("runtime_options").value)
         del options["KV_CACHE_PRECISION"]
         model.set_rt_info(options, "runtime_options")
+
+
+def number_names(model: ov.Model) -> None:
+    """Number what OpenVINO has named by a counter of the process, such as Constant_43814, by its place in the graph.
+
+    So the same weights and recipe give the same bytes, whatever else the processes have made before.
+    """
+    places: dict[str, int] = {}
+    for op in model.get_ordered_ops():
+        found = _NUMBERED.match(op.get_friendly_name())
+        if found:
+            kind, number, rest = found.groups()
+            op.set_friendly_name(f"{kind}_{places.setdefault(number, len(places))}{rest}")
 
 
 def quantized(model: ov.Model, recipe: Recipe, texts: list[list[int]], tell: Tell) -> ov.Model:

@@ -10,7 +10,7 @@ from msgspec import convert
 
 from appliance.models import calibrating, nncf_choices
 from appliance.models.calibrating import read_in_little_memory
-from appliance.models.compression import inputs_of, quantized
+from appliance.models.compression import inputs_of, number_names, quantized
 from appliance.models.recipes import Recipe
 from tests.support.ir import HIDDEN, INNER, LAYERS, VOCABULARY, logits, stored, texts, tiny_lm
 
@@ -40,6 +40,17 @@ def test_embedding_and_output_are_int8_and_the_others_in_groups() -> None:
     assert found[up(2)] == ("u4", [INNER, 1, 64])
     assert "lm_head" not in found
     assert len(found) == 3 * LAYERS + 1
+
+
+def test_names_do_not_tell_what_the_process_has_made_before(tmp_path: Path) -> None:
+    written = []
+    for number in range(2):
+        model = done(recipe(embedding="int8_asym", lm_head="int4_asym"))
+        number_names(model)
+        ov.save_model(model, tmp_path / f"{number}.xml", compress_to_fp16=False)
+        written.append((tmp_path / f"{number}.xml").read_text("utf-8"))
+    assert written[0] == written[1]
+    assert "lm_head.weight" in written[0]
 
 
 def constants(model: ov.Model) -> list[bytes]:

@@ -33,7 +33,7 @@ def test_show_tells_all_of_a_model_that_is_not_installed(store: Store, config: s
     assert shown.exit_code == 0
     for line in (
         "  licence       Apache-2.0\n",
-        "  memory        about 2,910 MB while it is served\n",
+        "  memory        about 3,060 MB while it is served\n",
         "  source        hub Qwen/Qwen3-0.6B-GGUF Qwen3-0.6B-Q8_0.gguf Q8_0\n",
         "    sha256      not known before the first pull, which records it\n",
         "not installed; run: appliance models pull qwen3-0.6b\n",
