@@ -107,6 +107,7 @@ class RemoveCatalog(NotReverted):
         """From the database as well."""
         for file in self._files():
             file.unlink()
+        _remove_empty(self._layout.catalog)
         update_catalog(self._layout)
 
     def _files(self) -> list[Path]:
