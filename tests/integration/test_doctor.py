@@ -60,7 +60,7 @@ def test_a_daemon_that_is_well(daemon: Served, tmp_path: Path) -> None:
 
 def test_a_lost_engine_is_seen(daemon: Served, tmp_path: Path) -> None:
     port = port_of(daemon)
-    (worker,) = (entry["pid"] for entry in daemon.log if entry["event"] == "engine ready")
+    (worker,) = (entry["worker_pid"] for entry in daemon.log if entry["event"] == "engine ready")
     os.kill(worker, signal.SIGKILL)
     daemon.worker_pid()
     _, found = findings(tmp_path, server__port=port)
