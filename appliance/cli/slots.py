@@ -12,6 +12,7 @@ from appliance.cli.operation import ConfigOption, JsonOption, interruptible, ope
 from appliance.config import Effective, Settings
 from appliance.config.paths import control_socket
 from appliance.errors import ConfigError
+from appliance.models.children import run_until_terminated
 from appliance.models.errors import MB
 from appliance.models.pruning import plan, prune
 from appliance.models.slots import Measured, Slot, slot_of
@@ -110,7 +111,6 @@ def _switch(reference: str | None, no_canary: bool, config: Path | None, as_json
 
 def _prove(effective: Effective, model: Installed, last: Measured | None) -> "Proof":
     """Ask the canary of a worker like the one that the next start will have."""
-    import asyncio
 
     from appliance.api.state import engine_load
     from appliance.models.proving import ask_alone, judged
@@ -122,7 +122,7 @@ def _prove(effective: Effective, model: Installed, last: Measured | None) -> "Pr
     require_memory(engine, served)
     tell(f"{STAGES['loading']}, and {STAGES['asking']}")
     load = engine_load(msgspec.structs.replace(settings, engine=engine), served)
-    answer = asyncio.run(ask_alone(load, engine, settings.models.canary_prompt))
+    answer = run_until_terminated(ask_alone(load, engine, settings.models.canary_prompt))
     return judged(answer, slot_of(model.manifest), served, settings.models, last)
 
 

@@ -1,5 +1,6 @@
 """Child processes that are read line by line and never outlive their block. Knows nothing of what they do."""
 
+import asyncio
 import os
 import select
 import signal
@@ -7,15 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, cast
+from typing import IO, Any, TypeVar, cast
 
 from appliance.engine.orphan import PARENT_PID
 
 TICK_S = 0.2  # how late a deadline is noticed
 CLOSING_S = 10.0  # between the end of the output and that of the process
 TAIL_LINES = 20
+
+Result = TypeVar("Result")
 
 
 class Child:
@@ -144,4 +147,36 @@ def terminated_as_exception() -> Iterator[None]:
         yield
     finally:
         for number, handler in before:
+            signal.signal(number, handler)
+
+
+def run_until_terminated(work: Coroutine[Any, Any, Result]) -> Result:
+    """As asyncio.run; SIGTERM and SIGHUP cancel `work` as Ctrl-C does, and raise Terminated when it has ended.
+
+    What terminated_as_exception raises would tear whatever the event loop does then: one that was starting a child
+    waited for ever for it.
+    """
+    came: list[int] = []
+
+    async def watched() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def stop(number: int) -> None:
+            came.append(number)
+            if task is not None:
+                task.cancel()
+
+        for number in before:
+            loop.add_signal_handler(number, stop, number)
+        return await work
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if came:
+            raise Terminated(came[0]) from None
+        raise
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

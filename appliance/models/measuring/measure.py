@@ -1,6 +1,5 @@
 """One measurement: GGUF files to IR, comparisons in children, speed through workers. Computes nothing itself."""
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -16,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from appliance.config import EngineSettings
+from appliance.models.children import run_until_terminated
 from appliance.models.errors import MB, DiskFull, ImportFailed, ModelError
 from appliance.models.gguf.header import read_header
 from appliance.models.importers.gguf import run_child
@@ -188,7 +188,7 @@ def _speeds(ready: Sequence[_Ready], plan: Plan, progress: Progress) -> list[Spe
     progress.count(0, 1)
     # The fake answers whatever the artefact: not what is asked for here.
     engine = replace(plan.engine, pipeline="continuous_batching") if plan.engine.pipeline == "fake" else plan.engine
-    speeds = iter(asyncio.run(measure_speed([one.directory for one in served], engine, progress.count)))
+    speeds = iter(run_until_terminated(measure_speed([one.directory for one in served], engine, progress.count)))
     return [None if one.artefact.source == "gguf" else next(speeds) for one in ready]
 
 

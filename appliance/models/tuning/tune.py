@@ -13,6 +13,7 @@ from msgspec import Struct
 from appliance.config import EngineSettings
 from appliance.engine.weights import int4_group_sizes
 from appliance.errors import ConfigError
+from appliance.models.children import run_until_terminated
 from appliance.models.durable import make_directory
 from appliance.models.errors import ModelError
 from appliance.models.locking import free_lock, take_lock
@@ -105,7 +106,7 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         tell,
         seconds=plan.seconds,
     )
-    settings, evidence = asyncio.run(search.run())
+    settings, evidence = run_until_terminated(search.run())
     return Tuned(
         key=host_key(plan.engine.pipeline, model.digest),
         model=f"{model.id}@{model.digest[:DIGEST_NAME_LENGTH]}",
