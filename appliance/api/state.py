@@ -101,6 +101,11 @@ class Daemon:
     def _capacity(self) -> Capacity:
         return Capacity(context_tokens=self.model.context_tokens, kv_cache_tokens=self.settings.engine.kv_cache_tokens)
 
+    @property
+    def busy(self) -> bool:
+        """Whether answers run."""
+        return self.dispatcher.running > 0
+
     def engine_settings(self, model: ServedModel) -> EngineSettings:
         """The engine's settings while `model` is served: what was tuned for it, but for what the operator has set."""
         return self.tuning.applied(self.settings.engine, model.digest)

@@ -18,6 +18,8 @@ from appliance.cli.operation import (
     print_json,
     tell,
 )
+from appliance.cli.slots import served_by_daemon
+from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.models.checkpoint.files import checkpoint_digest, checkpoint_files
 from appliance.models.choosing import read_slots_or_none
@@ -25,11 +27,12 @@ from appliance.models.errors import MB, NotInstalled
 from appliance.models.importers.checkpoint import require_export
 from appliance.models.importers.file import describe_file, digest_of, require_extra
 from appliance.models.importers.quantizing import scan
+from appliance.models.manifest import DIGEST_NAME_LENGTH
 from appliance.models.progress import Progress
 from appliance.models.pull import Pulled, Route, open_puller
 from appliance.models.recipes import DEFAULT_RECIPE, load_recipe
 from appliance.models.slots import Slots, slot_of
-from appliance.models.store import Installed, check_id
+from appliance.models.store import Installed, Store, check_id
 from appliance.models.verification import verify as verify_model
 
 REMOVE_WAIT_S = 30.0
@@ -189,10 +192,13 @@ def remove(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="An installed model.")],
     digest: Annotated[str | None, typer.Option("--digest", help="Only the one whose digest begins so.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="The current model too, and one that is served.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a model from the store."""
-    _, store = open_store(config)
+    """Remove a model from the store; the current one, and one that a daemon serves, with --force only."""
+    effective, store = open_store(config)
+    if not force:
+        _require_unused(effective.settings, store, model_id, digest)
     if not yes and store.entries(model_id):
         if not sys.stdin.isatty():
             raise ConfigError(f"removing {model_id} needs --yes where nobody can be asked")
@@ -201,6 +207,18 @@ def remove(
         removed = store.remove(model_id, digest=digest, wait_s=REMOVE_WAIT_S, on_wait=tell)
     for directory in removed:
         typer.echo(f"removed {directory}")
+
+
+def _require_unused(settings: Settings, store: Store, model_id: str, digest: str | None) -> None:
+    """Raises ConfigError where what is to be removed is the current model, or served."""
+    current = read_slots_or_none(store, tell).current
+    served = served_by_daemon(settings)
+    for slot, what in ((served, "is served by the daemon"), (current, "is the current model")):
+        if slot is not None and slot.id == model_id and slot.digest.startswith((digest or "")[:DIGEST_NAME_LENGTH]):
+            raise ConfigError(
+                f"{slot} {what}; choose another first (appliance models use), or give --force: the next start then "
+                "serves the previous model, or the first of models.preferred"
+            )
 
 
 def _digest_of(file: Path, progress: Progress) -> str:

@@ -67,7 +67,7 @@ def prune_store(
     """Remove all models but the current and the previous one, and what a daemon serves."""
     effective, store = open_store(config)
     preferred = effective.settings.models.preferred
-    served = _served(effective.settings)
+    served = served_by_daemon(effective.settings)
     planned = plan(store, preferred, served=served)
     freed_bytes = planned.freed_bytes
     if planned.removed and not dry_run:
@@ -123,7 +123,7 @@ def _prove(effective: Effective, model: Installed, last: Measured | None) -> "Pr
     tell(f"{STAGES['loading']}, and {STAGES['asking']}")
     load = engine_load(msgspec.structs.replace(settings, engine=engine), served)
     answer = run_until_terminated(ask_alone(load, engine, settings.models.canary_prompt))
-    return judged(answer, slot_of(model.manifest), served, settings.models, last)
+    return judged(answer, slot_of(model.manifest), served, settings, last, busy=False)
 
 
 def _ask_daemon(effective: Effective, reference: str | None) -> dict[str, Any] | None:
@@ -141,7 +141,7 @@ def _ask_daemon(effective: Effective, reference: str | None) -> dict[str, Any] |
         return None
 
 
-def _served(settings: Settings) -> Slot | None:
+def served_by_daemon(settings: Settings) -> Slot | None:
     """What a daemon serves now; None where none runs."""
     from appliance.control.client import NoDaemon, served
 

@@ -23,7 +23,7 @@ def tune(
     profile: Annotated[
         str, typer.Option(help="interactive (first token, one stream) or throughput (many streams).")
     ] = "interactive",
-    model: Annotated[str | None, typer.Option(help="Tune for this installed model (models.preferred).")] = None,
+    model: Annotated[str | None, typer.Option(help="Tune for this installed model, not the current one.")] = None,
     seconds: Annotated[
         float, typer.Option(min=5, max=3600, help="How long values are tried; a comparison follows.")
     ] = 90.0,

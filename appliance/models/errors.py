@@ -80,13 +80,16 @@ class ManifestTooNew(ConfigError):
     """The manifest has a form that this version does not know."""
 
 
-def mending_command(model_id: str, file: str = "", *, bundled: bool = False, exported: bool = False) -> str:
+def mending_command(
+    model_id: str, file: str = "", *, how: str = "", bundled: bool = False, exported: bool = False
+) -> str:
     """The command that installs `model_id` anew over a damaged copy.
 
-    `file`: what it was imported from; `exported`: it was pulled by the export route.
+    `file`: what it was imported from; `how`: options that make the same of it; `exported`: it was pulled by the export
+    route.
     """
     if bundled:  # where a bundle was carried to there may be no other way
         return "appliance models install --force BUNDLE.tar"
     if file:
-        return f"appliance models import --force --id {model_id} {file}"
+        return f"appliance models import --force --id {model_id} {how}{file}"
     return f"appliance models pull --force {'--route export ' if exported else ''}{model_id}"

@@ -4,7 +4,7 @@ import asyncio
 
 from msgspec import Struct
 
-from appliance.config import EngineSettings, ModelSettings
+from appliance.config import EngineSettings, Settings
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.memory import room_beside
 from appliance.engine.trial import Trial, TrialAnswer
@@ -21,7 +21,7 @@ class Proof(Struct, frozen=True, kw_only=True):
 
     answer: TrialAnswer
     measured: Measured | None
-    """For the slots; None where the answer was too short to be timed."""
+    """For the slots; None where the answer was too short to be timed, or others ran beside it."""
 
 
 async def ask(trial: Trial, prompt: str) -> TrialAnswer:
@@ -34,21 +34,42 @@ async def ask(trial: Trial, prompt: str) -> TrialAnswer:
     return max(answers, key=lambda answer: answer.tokens_per_s or 0.0)
 
 
-def judged(answer: TrialAnswer, slot: Slot, served: ServedModel, models: ModelSettings, last: Measured | None) -> Proof:
-    """The proof that `answer` is. Raises NotSwitched where it is no sense, or too slow after the `last` good one."""
+def judged(
+    answer: TrialAnswer, slot: Slot, served: ServedModel, settings: Settings, last: Measured | None, *, busy: bool
+) -> Proof:
+    """The proof that `answer` is. Raises NotSwitched where it is not as expected, or too slow after the last.
+
+    `busy`: other answers ran beside it, so that its speed says nothing of the model.
+    """
+    models, pipeline = settings.models, settings.engine.pipeline
     wrong = canary.nonsense(answer.text, models.canary_expect)
     if wrong is not None:
-        raise NotSwitched(f"the canary's answer is no sense, {wrong}: {canary.shown(answer.text)}")
-    speed = answer.tokens_per_s if answer.tokens >= canary.LEAST_TIMED_TOKENS else None
+        raise NotSwitched(
+            f"the canary's answer is not what is expected, {wrong}: {canary.shown(answer.text)}; if the model is good "
+            "all the same, change models.canary_prompt or models.canary_expect"
+        )
+    speed = answer.tokens_per_s if answer.tokens >= canary.LEAST_TIMED_TOKENS and not busy else None
     if speed is None:
         return Proof(answer=answer, measured=None)
+    if last is not None and last.pipeline not in ("", pipeline):
+        last = None
     expected = canary.expected_speed(last, slot, served.weights_read_bytes, models.min_speed_ratio)
     if expected is not None and speed < expected.tokens_per_s:
         raise NotSwitched(
-            f"the canary came at {speed:.1f} tokens/s, less than {expected.tokens_per_s:.1f}: {expected.why}"
+            f"the canary came at {speed:.1f} tokens/s, less than {expected.tokens_per_s:.1f}: {expected.why}; "
+            "try again when nothing else works here, or lower models.min_speed_ratio (0 asks for none; a daemon has "
+            "its own: appliance reload)"
         )
-    measured = Measured(slot=slot, tokens_per_s=round(speed, 2), read_bytes=served.weights_read_bytes, at=now())
-    return Proof(answer=answer, measured=measured)
+    return Proof(
+        answer=answer,
+        measured=Measured(
+            slot=slot,
+            tokens_per_s=round(speed, 2),
+            read_bytes=served.weights_read_bytes,
+            at=now(),
+            pipeline=pipeline,
+        ),
+    )
 
 
 async def ask_alone(load: Load, settings: EngineSettings, prompt: str) -> TrialAnswer:

@@ -61,6 +61,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     """Bytes of weights read for a token; None where that can't be known."""
     at: str
     """UTC, ISO 8601."""
+    pipeline: str = ""
+    """engine.pipeline then: speeds of two have nothing to do with each other. Empty where an older release wrote it."""
 
 
 class Slots(Struct, frozen=True, kw_only=True):

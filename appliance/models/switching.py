@@ -62,6 +62,10 @@ class Serving(Protocol):
     metrics: Metrics
 
     @property
+    def busy(self) -> bool:
+        """Whether answers run."""
+
+    @property
     def model(self) -> ServedModel:
         """What is served now."""
 
@@ -204,10 +208,12 @@ class _Attempt:
         `commit` raises.
         """
         self._stage("asking")
-        models = self._daemon.settings.models
-        answer = await self._switching.ask(trial, models.canary_prompt)
+        settings = self._daemon.settings
+        busy = self._daemon.busy
+        answer = await self._switching.ask(trial, settings.models.canary_prompt)
+        busy = busy or self._daemon.busy
         last = self._before.measured if self._before is not None else None
-        proof = self._proof = judged(answer, slot_of(model.manifest), served, models, last)
+        proof = self._proof = judged(answer, slot_of(model.manifest), served, settings, last, busy=busy)
         self._stage("switching")
         self._after = await asyncio.to_thread(commit, self._store, model, instead_of=was, measured=proof.measured)
 

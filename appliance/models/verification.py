@@ -18,6 +18,7 @@ from appliance.models.manifest import (
     came_in_bundle,
     installed_versions,
 )
+from appliance.models.recipes import DEFAULT_RECIPE, SUFFIX, recipe_names
 from appliance.models.store import Installed, Store
 
 
@@ -83,7 +84,11 @@ def mending(manifest: Manifest, directory: Path) -> str:
     """The command that installs the model in `directory` anew."""
     file = manifest.source.file if manifest.source.kind in ("file", "checkpoint") else ""
     exported = manifest.source.kind == "hub-checkpoint"
-    return mending_command(manifest.id, file, bundled=came_in_bundle(directory), exported=exported)
+    how = ""
+    if file and manifest.recipe != DEFAULT_RECIPE:
+        own = "" if manifest.recipe in recipe_names() else SUFFIX
+        how = f"--recipe {manifest.recipe}{own} " if manifest.recipe else "--keep-quantization "
+    return mending_command(manifest.id, file, how=how, bundled=came_in_bundle(directory), exported=exported)
 
 
 def _what_is_wrong(file: Path, record: FileRecord) -> str | None:

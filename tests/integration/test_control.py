@@ -102,7 +102,7 @@ def test_a_model_that_fails_is_told_with_its_status_and_the_old_one_serves(
     (damaged.directory / "openvino_model.bin").write_bytes(b"Weights")
     for name, exit_status, words in (
         ("crashes", 1, "exit status 71"),
-        ("nonsense", 1, "the canary's answer is no sense"),
+        ("nonsense", 1, "the canary's answer is not what is expected"),
         ("damaged", 78, "run: appliance models pull --force damaged"),
         ("nothing", 1, "is not installed"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.api.state import Daemon
@@ -17,13 +18,14 @@ from appliance.models.choosing import Choice
 from appliance.models.errors import ModelDamaged, ModelError, NotInstalled, NotSwitched, StoreBusy
 from appliance.models.fake import install_fake
 from appliance.models.served import served_model
-from appliance.models.slots import Slot, Slots, read_slots, slot_of
+from appliance.models.slots import Measured, Slot, Slots, change_slots, now, read_slots, slot_of
 from appliance.models.store import Installed, Store
 from appliance.models.switching import Switching
 from appliance.models.using import Switched, use_at_next_start
 from tests.support.daemon import Appliance, Ends, running, settings, until
 
 STORY = "again and again fake:step-ms=5"
+HELD = {"min_speed_ratio": 0.5}
 BETWEEN = Handover(room_beside=lambda load: False, idle_wait_s=0.1)
 
 
@@ -134,7 +136,11 @@ async def test_where_memory_has_room_for_one_the_change_is_made_all_the_same(sto
 FAILURES = {
     "crash at load": (b"fake:load-crash", "loading", "exit status 71"),
     "never loaded": (b"fake:load-ms=60000", "loading", "not ready within 2 s (engine.load_timeout_s)"),
-    "nonsense": (b"fake:nonsense", "asking", "the canary's answer is no sense, it says the same over and over: '!!!!"),
+    "nonsense": (
+        b"fake:nonsense",
+        "asking",
+        "the canary's answer is not what is expected, it says the same over and over: '!!!!",
+    ),
 }
 
 
@@ -399,3 +405,28 @@ async def test_a_model_that_does_not_fit_in_memory_takes_no_failed_ones_place(
     assert choice.installed == failing
     (told,) = [record for record in caplog.records if record.msg == "model left aside"]
     assert "would be used instead, but can't be: model old: engine.kv_cache_tokens" in str(told.__dict__)
+
+
+async def test_a_speed_of_another_pipeline_is_none_to_reach(store: Store) -> None:
+    real = Measured(slot=Slot("real", "0" * 16), tokens_per_s=1e9, read_bytes=None, at=now(), pipeline="llm")
+    change_slots(store.directory, lambda slots: msgspec.structs.replace(slots, measured=real))
+    install_fake(store, "new")
+    async with serving(store, models=HELD) as appliance:
+        await use(appliance, "new")
+        measured = read_slots(store.directory).measured
+        assert measured is not None
+        assert (measured.slot.id, measured.pipeline) == ("new", "fake")
+
+
+async def test_a_canary_beside_other_answers_is_not_held_to_a_speed(store: Store) -> None:
+    swift = Measured(slot=Slot("swift", "0" * 16), tokens_per_s=1e9, read_bytes=None, at=now(), pipeline="fake")
+    change_slots(store.directory, lambda slots: msgspec.structs.replace(slots, measured=swift))
+    install_fake(store, "new")
+    async with serving(store, models=HELD) as appliance, appliance.connect() as peer:
+        with pytest.raises(NotSwitched, match=r"lower models\.min_speed_ratio"):
+            await use(appliance, "new")
+        await peer.chat("r1", "again and again fake:step-ms=50")
+        await peer.until("delta")
+        await use(appliance, "new")
+        assert await served_id(appliance) == "new"
+        assert read_slots(store.directory).measured == swift

@@ -25,7 +25,7 @@ from appliance.models.importers.quantizing import QuantizingConverter, convert_c
 from appliance.models.progress import Progress, Silent
 from appliance.models.recipes import Recipe, load_recipe
 from appliance.models.store import Store
-from appliance.models.verification import verify
+from appliance.models.verification import mending, verify
 from tests.support.gguf import QWEN, tiny_model
 
 runner = CliRunner()
@@ -261,3 +261,16 @@ def test_a_full_disk_is_a_full_disk(store: Store, gguf: Path, monkeypatch: pytes
 
     monkeypatch.setattr(pull, "QuantizingConverter", Full)
     assert isinstance(runner.invoke(app, ["import", str(gguf)]).exception, DiskFull)
+
+
+def test_what_mends_a_model_makes_the_same_of_it(store: Store, gguf: Path) -> None:
+    assert runner.invoke(app, ["import", str(gguf), "--id", "mine"]).exit_code == 0
+    model = Store(store.directory).choose(["mine"])
+    for recipe, option in (
+        (DEFAULT_RECIPE, ""),
+        ("compact", "--recipe compact "),
+        ("own", "--recipe own.toml "),
+        ("", "--keep-quantization "),
+    ):
+        manifest = msgspec.structs.replace(model.manifest, recipe=recipe)
+        assert mending(manifest, model.directory) == f"appliance models import --force --id mine {option}{gguf.name}"

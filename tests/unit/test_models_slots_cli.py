@@ -91,7 +91,12 @@ def test_removing_the_current_model_leaves_the_previous(store: Store) -> None:
     fake = install_fake(store)
     install_fake(store, "other")
     models("use", "other", "--no-canary")
-    assert models("remove", "other", "--yes").exit_code == 0
+    refused = models("remove", "other", "--yes").exception
+    assert isinstance(refused, ConfigError)
+    assert "is the current model; choose another first (appliance models use), or give --force" in str(refused)
+    assert models("remove", "other", "--digest", "no such", "--yes").exit_code != 0
+    assert len(store.list()) == 2
+    assert models("remove", "other", "--yes", "--force").exit_code == 0
     slots = read_slots(store.directory)
     assert (slots.current, slots.previous) == (None, slot_of(fake.manifest))
 
