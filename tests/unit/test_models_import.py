@@ -23,7 +23,7 @@ from appliance.models.importers import Converted, quantizing
 from appliance.models.importers.file import FileImporter, describe_file, digest_of, id_of
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy, require_room
 from appliance.models.progress import Progress, Silent
-from appliance.models.recipes import Recipe, load_recipe
+from appliance.models.recipes import DEFAULT_RECIPE, Recipe, load_recipe
 from appliance.models.store import Store
 from appliance.models.verification import mending, verify
 from tests.support.gguf import QWEN, tiny_model
