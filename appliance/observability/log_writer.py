@@ -106,6 +106,7 @@ def open_log(level: str, format_name: str) -> Iterator[None]:
     front = _BoundedQueueHandler(records)
     front.addFilter(seldom)
     root = logging.getLogger()
+    before = root.level
     root.addHandler(front)
     root.setLevel(level.upper())
     writer.start()
@@ -113,6 +114,7 @@ def open_log(level: str, format_name: str) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(front)
+        root.setLevel(before)
         with contextlib.suppress(queue.Full):
             records.put(None, timeout=FLUSH_TIMEOUT_S)
             writer.join(FLUSH_TIMEOUT_S)

@@ -87,6 +87,13 @@ def test_a_reader_of_stderr_that_stops_reading_holds_nobody_up() -> None:
     assert done.stdout == b"left\n"
 
 
+def test_the_level_is_as_it_was_when_the_log_has_ended() -> None:
+    before = logging.getLogger().level
+    with open_log("error", "json"):
+        assert logging.getLogger().level == logging.ERROR
+    assert logging.getLogger().level == before
+
+
 def test_colours_are_for_terminals_and_only_for_what_is_unusual() -> None:
     record = logging.LogRecord("t", logging.WARNING, "", 0, "late", None, None)
     assert "\x1b" not in ConsoleFormatter().format(record)
