@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 UrlOption = Annotated[
     str | None, typer.Option(help="The appliance; without it the one of this host's settings.", metavar="URL")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="Settings file that names the default URL.", metavar="FILE")]
+# readable=False: that it can be read is found out by reading it, which says what to do, with exit status 78.
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="Settings file that names the default URL.", metavar="FILE", readable=False)
+]
 
 
 def default_url(config: Path | None) -> str:

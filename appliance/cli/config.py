@@ -16,7 +16,11 @@ app = typer.Typer(help="Settings: what is in force, and where it was said.", no_
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(help="Settings file; without it /etc/appliance/appliance.toml, then the user's own.", metavar="FILE"),
+    typer.Option(
+        help="Settings file; without it /etc/appliance/appliance.toml, then the user's own.",
+        metavar="FILE",
+        readable=False,  # found out by reading it, which says what to do
+    ),
 ]
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 SIGINT_STATUS = 130
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="The settings file.")]
+ConfigOption = Annotated[  # that it can be read is found out by reading it, which says what to do
+    Path | None, typer.Option("--config", metavar="PATH", help="The settings file.", readable=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 

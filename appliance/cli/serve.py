@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option(help="Settings file.", metavar="FILE")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file.", metavar="FILE", readable=False)] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port (server.port).")] = None,
     model: Annotated[str | None, typer.Option(help="Serve this installed model (models.preferred).")] = None,

@@ -1,8 +1,10 @@
 """Defaults < file < environment < flags, with the origin of every value. Knows nothing of what settings mean."""
 
 import difflib
+import errno
 import json
 import os
+import pwd
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +82,9 @@ def _find_file(config: Path | None) -> Path | None:
     if config is None:
         return next((path for path in config_candidates() if _is_file(path)), None)
     if not _is_file(config):
-        raise ConfigError(f"--config {config}: no such file")
+        raise ConfigError(f"--config {config}: no such file; write one (an empty one will do), or name another") from (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(config))
+        )
     return config
 
 
@@ -88,7 +92,7 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:  # a directory above it that may not be searched
-        raise ConfigError(f"{path} can't be read: {error}") from None
+        raise _unreadable(path, error) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -98,8 +102,26 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{file} is not valid TOML: nested too deep") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file} can't be read: {error}") from None
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigError:
+    if not isinstance(error, PermissionError):
+        return ConfigError(f"{file} can't be read: {error.strerror or error}")
+    try:
+        account = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's
+        account = f"user {os.geteuid()}"
+    return ConfigError(f"{file} can't be read by {account}: {error.strerror}; as root: chmod 644 {file}{_above(file)}")
+
+
+def _above(file: Path) -> str:
+    """The directory that keeps it from being reached, as a remedy."""
+    closed = next((place for place in reversed(file.absolute().parents) if not os.access(place, os.X_OK)), None)
+    return f" && chmod 755 {closed}" if closed is not None else ""
 
 
 def _check_name(name: str, known: Mapping[str, object], kind: str, shown: str, place: str) -> None:

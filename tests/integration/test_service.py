@@ -120,6 +120,29 @@ def test_bad_settings_are_told_with_78(tmp_path: Path, manager: Manager) -> None
     assert "did you mean port?" in told["STATUS"]
 
 
+def test_settings_that_may_not_be_read_are_told_with_78_and_the_remedy(tmp_path: Path, manager: Manager) -> None:
+    file = tmp_path / "appliance.toml"
+    file.touch(0o000)
+    # Root may read it all the same, unless the right to is taken away.
+    before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*before, sys.executable, "-m", "appliance", "serve", "--config", str(file)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"appliance: {file} can't be read by ")
+    assert line.endswith(f"Permission denied; as root: chmod 644 {file}")
+    assert done.returncode == 78
+    told = manager.wait_for(lambda told: "ERRNO" in told)
+    assert (told["ERRNO"], told["STATUS"]) == (str(errno.EACCES), line.removeprefix("appliance: "))
+
+
+def test_a_settings_file_that_is_missing_is_told_with_78(tmp_path: Path, manager: Manager) -> None:
+    command = [sys.executable, "-m", "appliance", "serve", "--config", str(tmp_path / "none.toml")]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert f"{tmp_path / 'none.toml'}: no such file" in done.stderr
+    assert manager.wait_for(lambda told: "ERRNO" in told)["ERRNO"] == str(errno.ENOENT)
+
+
 # ---- watchdog ------------------------------------------------------------------------------------------------
 
 

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from appliance.cli import app
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -114,3 +118,19 @@ def test_show_is_coloured_on_a_terminal(file: Path, tmp_path: Path) -> None:
             pass  # the terminal's other side is closed
         assert process.wait(timeout=60) == 0
     assert b"\x1b[36mserver.port = \x1b[0m\x1b[1;33m9000" in shown
+
+
+def config_options(command: Any, name: str = "appliance") -> Iterator[tuple[str, Any]]:
+    """Each command that takes a settings file, with what its option asks of that."""
+    for parameter in command.params:
+        if "--config" in parameter.opts:
+            yield name, parameter.type_descriptor.parameter_info
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from config_options(inner, f"{name} {below}")
+
+
+def test_no_command_judges_the_settings_file_before_it_is_read() -> None:
+    """The parser would end with exit status 2 and no remedy; reading it ends with 78 and one."""
+    found = dict(config_options(typer.main.get_command(app)))
+    assert {"appliance serve", "appliance reload", "appliance config check", "appliance doctor"} <= set(found)
+    assert [name for name, option in found.items() if option.readable or option.exists] == []

@@ -1,5 +1,7 @@
 """Where settings come from, which wins, and what is said of one that is wrong."""
 
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,8 +187,8 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_asked_for_must_exist(tmp_path: Path) -> None:
-    assert error_of(tmp_path / "none.toml") == f"--config {tmp_path / 'none.toml'}: no such file"
-    assert error_of(tmp_path) == f"--config {tmp_path}: no such file"
+    for absent in (tmp_path / "none.toml", tmp_path):
+        assert error_of(absent) == f"--config {absent}: no such file; write one (an empty one will do), or name another"
 
 
 def test_a_directory_that_may_not_be_searched_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +198,8 @@ def test_a_directory_that_may_not_be_searched_is_told(tmp_path: Path, monkeypatc
     file = tmp_path / "appliance.toml"
     monkeypatch.setattr(loading_module, "config_candidates", lambda: [file])
     monkeypatch.setattr(Path, "is_file", refuse)  # root may search every directory
-    assert error_of() == f"{file} can't be read: [Errno 13] Permission denied: '{file}'"
+    account = pwd.getpwuid(os.geteuid()).pw_name
+    assert error_of() == f"{file} can't be read by {account}: Permission denied; as root: chmod 644 {file}"
 
 
 def test_the_first_candidate_that_exists_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
