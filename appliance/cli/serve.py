@@ -63,10 +63,11 @@ def serve(
     }
     from appliance.api.activation import inherited_sockets
     from appliance.api.listener import Listeners
+    from appliance.cli.not_started import told_to_the_journal
     from appliance.config import load
     from appliance.observability.notify import microseconds, open_notifier
 
-    with open_notifier() as notifier:
+    with told_to_the_journal(), open_notifier() as notifier:
         listeners = Listeners(inherited_sockets())  # before there is any child
         notifier.tell(STATUS="reading the model", EXTEND_TIMEOUT_USEC=microseconds(READING_MAX_S))
         reread = partial(load, config, flags)

@@ -14,6 +14,8 @@ class Event(Enum):
 
     READY = ("797516857e5f4192ac2e15f605cdec4d", "worker_pid", "load_s", "warm_up_s")
     """A worker has answered its warm-up, and requests go to it."""
+    NOT_STARTED = ("e6971471efab430faeba8deced1c37a6", "reason", "exit_status")
+    """The daemon can't start, or can't go on, and ends; the reason names what is to be mended."""
     STOPPING = ("fe0ec0ae84944bb6be45e8ee0b664680", "running", "timeout_s")
     """The daemon was asked to end, and drains."""
     DRAINED = ("2b68cf80f1e6421b8a3b81c426cafa63", "running", "waiting")

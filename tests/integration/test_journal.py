@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.client import connect
+from appliance.errors import EXIT_CONFIG
 from appliance.observability.events import Event
 from appliance.types import Message
 from tests.support.journal import Journal
@@ -36,9 +38,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @contextlib.contextmanager
-def service(journal: Journal, home: Path) -> Iterator[Served]:
+def service(journal: Journal, home: Path, *arguments: str) -> Iterator[Served]:
     before = [*NAMESPACE, "sh", "-c", AS_A_SERVICE, "sh", os.fspath(journal.path.parent)]
-    with serving(home, before=before, engine__pipeline="fake") as served:
+    with serving(home, *arguments, before=before, engine__pipeline="fake") as served:
         yield served
 
 
@@ -116,3 +118,26 @@ def test_without_a_journal_lines_are_on_stderr_with_their_priority(journal: Jour
     assert served.plain[0].startswith("<4>the journal takes no lines, they go to stderr reason=")
     assert any(line.startswith("<6>listening url=") for line in served.plain)
     assert sum("takes no lines" in line for line in served.plain) == 1
+
+
+def test_why_it_can_t_start_is_an_event_at_error(journal: Journal, tmp_path: Path) -> None:
+    file = tmp_path / "appliance.toml"
+    file.write_text("[server]\nprot = 1\n")
+    with service(journal, tmp_path, "--config", os.fspath(file)) as served:
+        assert served.end() == EXIT_CONFIG
+    told = journal.wait_for("can't serve")
+    assert (told["MESSAGE_ID"], told["PRIORITY"], told["EXIT_STATUS"]) == (Event.NOT_STARTED.message_id, "3", "78")
+    assert "did you mean port?" in told["REASON"]
+    assert "did you mean port?" in told["MESSAGE"]
+    assert (served.log, served.plain) == ([], [])
+
+
+def test_why_it_can_t_start_is_at_error_on_stderr_without_a_journal(journal: Journal, tmp_path: Path) -> None:
+    journal.close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        service(journal, tmp_path, "--port", str(taken.getsockname()[1])) as served,
+    ):
+        assert served.end() == 1
+    assert served.plain[-1].startswith("<3>can't serve reason=")
+    assert "is in use" in served.plain[-1]
