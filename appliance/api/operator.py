@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from appliance.api.activation import InheritedSocket
+from appliance.api.overruled import ADDRESS_SETTINGS, overruled
 from appliance.api.state import Daemon
-from appliance.config import Effective
+from appliance.config import Effective, Settings
 from appliance.config.changes import Changes, compare, taken_up
 from appliance.errors import ConfigError
 from appliance.observability.events import Event, event
@@ -17,8 +19,18 @@ log = logging.getLogger(__name__)
 class Operator:
     """Takes the daemon out of service, and back; has it read its settings again."""
 
-    def __init__(self, daemon: Daemon, reread: Callable[[], Effective], notifier: Notifier) -> None:
-        """`reread`: the settings as a start would have them now; may block, and raises ConfigError."""
+    def __init__(
+        self,
+        daemon: Daemon,
+        reread: Callable[[], Effective],
+        notifier: Notifier,
+        inherited: Sequence[InheritedSocket] = (),
+    ) -> None:
+        """`reread`: the settings as a start would have them now; may block, and raises ConfigError.
+
+        `inherited`: the sockets that systemd has made.
+        """
+        self._inherited = inherited
         self._daemon = daemon
         self._reread = reread
         self._notifier = notifier
@@ -72,7 +84,7 @@ class Operator:
 
     def _take_up(self, effective: Effective) -> Changes:
         old, new = self._daemon.settings, effective.settings
-        changes = compare(old, new)
+        changes = self._compare(old, effective)
         self._daemon.take_up(taken_up(old, new), needs_restart=changes.needs_restart)
         if "logging.level" in changes.changed:
             logging.getLogger().setLevel(new.logging.level.upper())
@@ -82,6 +94,15 @@ class Operator:
                 Event.SETTINGS_RELOADED,
                 changed=" ".join(changes.changed),
                 needs_restart=" ".join(changes.needs_restart),
+                socket_decides=" ".join(changes.socket_decides) or None,
             ),
         )
         return changes
+
+    def _compare(self, old: Settings, effective: Effective) -> Changes:
+        """With systemd's sockets no restart gives the settings of the address an effect."""
+        changes = compare(old, effective.settings)
+        if not self._inherited:
+            return changes
+        needs_restart = [name for name in changes.needs_restart if name not in ADDRESS_SETTINGS]
+        return Changes(changes.changed, needs_restart, overruled(self._inherited, effective))

@@ -56,6 +56,11 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     typer.echo(f"changed: {', '.join(changes['changed'])}" if changes["changed"] else "nothing has changed")
     if changes["needs_restart"]:
         typer.echo(f"needs a restart: {', '.join(changes['needs_restart'])}")
+    if changes["socket_decides"]:
+        names = ", ".join(changes["socket_decides"])
+        typer.echo(
+            f"without effect, as appliance.socket decides where it listens: {names} (systemd.md, Who may connect)"
+        )
 
 
 class _Asking:

@@ -78,6 +78,7 @@ def serve(
 
         import asyncio
 
+        from appliance.api.overruled import tell_overruled
         from appliance.api.state import Daemon
         from appliance.observability.log_writer import open_log
         from appliance.observability.logs import fields
@@ -87,6 +88,7 @@ def serve(
             if budget is not None:
                 total_bytes = budget.total_bytes
                 log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))
+            tell_overruled(listeners.inherited, effective)
             asyncio.run(_run(partial(Daemon, settings, served, choice, tuning), reread, notifier, listeners))
 
 
@@ -103,7 +105,7 @@ async def _run(
 
     daemon = make()
     configured = daemon.settings.server.control_socket
-    operator = Operator(daemon, reread, notifier)
+    operator = Operator(daemon, reread, notifier, listeners.inherited)
     beside = control(control_socket(configured), daemon.switching, operator, required=bool(configured))
     async with told_of(daemon, notifier, watchdog_period_s()):
         await run_daemon(

@@ -46,6 +46,8 @@ class Changes(Struct, frozen=True):
     """In force now, with their new values."""
     needs_restart: list[str]
     """New in file or environment, and in force from the next start on."""
+    socket_decides: list[str] = []
+    """Given, and without effect, as systemd has made the sockets and they say otherwise."""
 
 
 def compare(old: Settings, new: Settings) -> Changes:

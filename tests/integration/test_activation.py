@@ -14,6 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from appliance.api.activation import InheritedSocket
+from appliance.api.overruled import overruled
+from appliance.config import load
 from tests.support.daemon import Peer
 from tests.support.process import ACTIVATE, environment, serving
 
@@ -69,6 +72,50 @@ async def test_inherited_sockets_replace_host_and_port(tmp_path: Path, manager: 
         assert await answers(url_of(manager))
         assert await answers(url_of(second))
         assert backlog_of(manager) == BACKLOG
+
+
+def test_settings_that_the_sockets_overrule_are_named_at_the_start_and_by_reload(
+    tmp_path: Path, manager: socket.socket
+) -> None:
+    address, port = manager.getsockname()[:2]
+    file = tmp_path / "appliance.toml"
+    file.write_text('[server]\nhost = "0.0.0.0"\n[engine]\nthreads = 2\n')
+
+    def reload() -> list[str]:
+        command = [sys.executable, "-m", "appliance", "reload", "--config", os.fspath(file)]
+        done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    flags = ("--pipeline", "fake", "--port", "1", "--config", os.fspath(file))
+    with serving(tmp_path, *flags, sockets=[manager]) as served:
+        told = served.wait_for("settings without effect, appliance.socket decides where it listens")
+        assert told["level"] == "warning"
+        assert told["settings"] == f"server.host = 0.0.0.0 ({file}), server.port = 1 (flag --port)"
+        assert told["listening"] == f"{address}:{port}"
+        assert "appliance.socket.d/lan.conf" in told["remedy"]
+        assert served.url == url_of(manager)
+        served.worker_pid()
+        file.write_text('[server]\nhost = "::"\n[engine]\nthreads = 3\n')
+        _, restart, socket_decides = reload()
+        assert restart == "needs a restart: engine.threads"
+        assert socket_decides.startswith("without effect, as appliance.socket decides where it listens: server.host, ")
+        assert len([entry for entry in served.log if entry["event"].startswith("settings without effect")]) == 1
+
+
+def test_settings_that_say_what_the_sockets_are_or_that_nobody_gave_are_not_overruled() -> None:
+    def found(address: str, **server: object) -> list[str]:
+        with listening(address) as listener, InheritedSocket(fileno=os.dup(listener.fileno())) as inherited:
+            given = {name: inherited.getsockname()[1] if value == "its" else value for name, value in server.items()}
+            return overruled([inherited], load(environ={}, flags={f"server.{name}": v for name, v in given.items()}))
+
+    assert found("127.0.0.1") == found("::1") == found("::") == []
+    assert found("127.0.0.1", host="localhost", port="its") == []
+    assert found("127.0.0.1", host="127.0.0.1", port=0) == []
+    assert found("::", host="0.0.0.0") == found("::", host="::") == []
+    assert found("::", host="127.0.0.1") == found("127.0.0.1", host="::") == ["server.host"]
+    assert found("127.0.0.1", port=1) == ["server.port"]
+    assert overruled([], load(environ={}, flags={"server.host": "::"})) == []
 
 
 async def test_a_socket_for_both_families_knows_clients_by_their_ipv4_address(tmp_path: Path) -> None:
