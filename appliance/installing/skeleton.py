@@ -7,7 +7,10 @@ SKELETON = """\
 # An upgrade leaves this file alone.
 
 [server]
-# Where it listens where appliance.socket is off; with it the socket unit says so: systemctl edit appliance.socket.
+# Where it listens where appliance.socket is off. With it, as installed, the socket unit decides and this has no effect.
+# For the LAN copy optional/appliance.socket.d/lan.conf to /etc/systemd/system (systemd.md, "Drop-ins"), then:
+#   systemctl daemon-reload; systemctl stop appliance.socket appliance.service
+#   systemctl start appliance.socket appliance.service
 # host = "0.0.0.0"
 # port = 8080
 # Browser pages of other origins that may connect.

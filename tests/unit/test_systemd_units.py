@@ -10,11 +10,14 @@ from appliance.config.paths import SYSTEM_CONFIG, SYSTEM_RUNTIME, SYSTEM_STATE
 from appliance.config.settings import Settings
 from appliance.config.shipped import shipped
 from appliance.engine.process import END_TIMEOUT_S
+from appliance.installing.skeleton import SKELETON
+from tests.unit.test_docs import ROOT
 
 UNITS = Path(str(shipped("systemd")))
 FILES = sorted(file for file in UNITS.rglob("*") if file.is_file())
 WITH_DIRECTIVES = [file for file in FILES if file.suffix in {".service", ".socket", ".slice", ".timer", ".conf"}]
 WITH_DIRECTIVES = [file for file in WITH_DIRECTIVES if file.parent.name not in {"sysusers.d", "tmpfiles.d"}]
+NEXT = "\n#   "
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*=")
 
 
@@ -128,3 +131,24 @@ def test_what_would_break_the_engine_is_named_as_left_out() -> None:
     absent = {"MemoryDenyWriteExecute", "ProcSubset", "PrivateNetwork", "LoadCredential", "MemoryMax", "LimitNOFILE"}
     assert absent & directives("appliance.service").keys() == set()
     assert {name for name in absent if re.search(rf"^# Absent: .*\b{name}\b", text, re.MULTILINE)} == absent
+
+
+# What puts a changed socket unit in force: systemd restarts none while its service runs ("Socket service already
+# active"), and a restart of the service alone leaves the old socket, or none.
+IN_FORCE = (
+    "systemctl daemon-reload; systemctl stop appliance.socket appliance.service; "
+    "systemctl start appliance.socket appliance.service"
+)
+
+
+def test_what_opens_the_lan_is_said_in_the_same_words_wherever_one_looks() -> None:
+    drop_ins = ("optional/appliance.socket.d/lan.conf", "system-appliance.slice.d/50-lan.conf")
+    for text in (*((UNITS / name).read_text("utf-8") for name in drop_ins), SKELETON):
+        assert f"#   {IN_FORCE.replace('service; systemctl start', f'service{NEXT}systemctl start')}\n" in text
+    for page in ("systemd.md", "operations.md"):
+        assert f"```sh\n{IN_FORCE}\n```" in (ROOT / "docs" / page).read_text("utf-8")
+
+
+def test_nothing_tells_to_restart_the_socket_unit() -> None:
+    texts = [*FILES, *(ROOT / "docs").glob("*.md"), *(ROOT / "appliance").rglob("*.py")]
+    assert [file.name for file in texts if "restart appliance.socket" in file.read_text("utf-8")] == []
