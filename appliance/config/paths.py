@@ -11,6 +11,8 @@ from appliance.errors import ConfigError
 SYSTEM_CONFIG = Path("/etc/appliance/appliance.toml")
 SYSTEM_STATE = Path("/var/lib/appliance")
 SYSTEM_RUNTIME = Path("/run/appliance")
+SYSTEM_OPT = Path("/opt/appliance")
+SYSTEM_RELEASES = SYSTEM_OPT / "releases"
 CONTROL_SOCKET_NAME = "control.sock"
 TUNING_NAME = "tuning.json"
 BENCHMARKS_NAME = "benchmarks"

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-OPT = Path("/opt/appliance")
+from appliance.config.paths import SYSTEM_OPT
+
+OPT = SYSTEM_OPT
 CURRENT = OPT / "current"
 USER = "appliance"
 SERVICE = "appliance.service"

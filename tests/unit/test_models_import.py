@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,10 @@ from appliance.cli.models import app
 from appliance.errors import ConfigError
 from appliance.models import pull
 from appliance.models.catalog import Catalog, CatalogModel, FileSource
-from appliance.models.errors import DigestMismatch, DiskFull, ImportFailed
+from appliance.models.errors import DigestMismatch, DiskFull, ImportFailed, SourceUnavailable
 from appliance.models.facts import Facts
 from appliance.models.fake import convert_fake, fake_model
-from appliance.models.importers import Converted, quantizing
+from appliance.models.importers import Converted, fetching, quantizing
 from appliance.models.importers.file import FileImporter, describe_file, digest_of, id_of
 from appliance.models.importers.quantizing import QuantizingConverter, convert_copy, require_room
 from appliance.models.progress import Progress, Silent
@@ -151,6 +152,18 @@ def test_without_the_extra_the_command_that_installs_it_is_told(
     result = runner.invoke(app, ["import", str(gguf)])
     assert isinstance(result.exception, ConfigError)
     assert "needs gguf and nncf; run: pip install 'edge-chat-appliance[quantize]'" in str(result.exception)
+
+
+def test_on_an_installed_host_the_extra_goes_into_a_release(
+    store: Store, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", "/opt/appliance/releases/1.2.3")
+    result = runner.invoke(app, ["import", str(gguf)])
+    assert "; run: appliance install --system --extras systemd,quantize" in str(result.exception)
+    monkeypatch.setattr(fetching, "find_spec", lambda name: None)
+    with pytest.raises(SourceUnavailable, match="run: appliance install --system --extras systemd,quantize"):
+        fetching.require_client()
 
 
 @pytest.mark.parametrize(

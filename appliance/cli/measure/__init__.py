@@ -8,6 +8,7 @@ import typer
 
 from appliance.cli.files import require_writable, write
 from appliance.cli.operation import ConfigOption, interruptible, open_progress, open_store, tell
+from appliance.config.remedies import extra_remedy
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,4 +109,4 @@ def _require_gguf() -> None:
     from importlib.util import find_spec
 
     if find_spec("gguf") is None:
-        raise ConfigError("GGUF files are dequantized with gguf; run: pip install 'edge-chat-appliance[quantize]'")
+        raise ConfigError(f"GGUF files are dequantized with gguf; run: {extra_remedy('quantize')}")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from appliance.config.remedies import extra_remedy
 from appliance.errors import ConfigError
 from appliance.models.catalog import CatalogModel, HubCheckpointSource, HubSource
 from appliance.models.children import Child, describe_status, open_child
@@ -225,9 +226,7 @@ def require_client() -> None:
     """Raises SourceUnavailable where the extra is not installed, or the hub is not to be asked."""
     missing = [name for module, name in EXTRA.items() if find_spec(module) is None]
     if missing:
-        raise SourceUnavailable(
-            f"a model of a hub needs {' and '.join(missing)}; run: pip install 'edge-chat-appliance[quantize]'"
-        )
+        raise SourceUnavailable(f"a model of a hub needs {' and '.join(missing)}; run: {extra_remedy('quantize')}")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").upper() in _TRUE:
             raise SourceUnavailable(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from appliance.config.remedies import extra_remedy
 from appliance.errors import ConfigError
 from appliance.models.catalog import Catalog, CatalogModel, CheckpointSource, FileSource, Source
 from appliance.models.checkpoint.files import checkpoint_files
@@ -112,7 +113,7 @@ def require_extra() -> None:
     missing = [name for name in ("gguf", "nncf") if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"importing needs {' and '.join(missing)}; run: pip install 'edge-chat-appliance[quantize]' "
+            f"importing needs {' and '.join(missing)}; run: {extra_remedy('quantize')} "
             "(or give --keep-quantization, for types that GenAI reads itself)"
         )
 
