@@ -63,7 +63,7 @@ def test_the_canary_is_asked_and_its_speed_kept(store: Store) -> None:
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        (b"fake:nonsense", "no sense, it says the same over and over"),
+        (b"fake:nonsense", "not what is expected, it says the same over and over"),
         (b"fake:load-crash", "the worker did not get ready: the worker ended"),
     ],
 )
