@@ -38,14 +38,3 @@ def cpu_directories(root: Path) -> Iterator[Path]:
     """Of each CPU, in order."""
     found = (root / "sys/devices/system/cpu").glob("cpu[0-9]*")
     return iter(sorted(found, key=lambda path: int(path.name.removeprefix("cpu"))))
-
-
-def listeners(root: Path, port: int) -> list[int]:
-    """The user ids of those who listen on TCP `port`, on whatever address."""
-    owners = []
-    for name in ("tcp", "tcp6"):
-        for line in (text(root / "proc/net" / name) or "").splitlines()[1:]:
-            fields = line.split()
-            if len(fields) > 7 and fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                owners.append(int(fields[7]))
-    return owners

@@ -1,7 +1,8 @@
 """What several checks want to know, found out once: settings, units, the daemon's own word. Judges nothing."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from msgspec import Struct
 from appliance.config import Effective, Settings, load
 from appliance.config.paths import BENCHMARKS_NAME, SYSTEM_STATE, TUNING_NAME, config_candidates, state_directory
 from appliance.doctor.asking import Ask, Said, ask, get
+from appliance.doctor.listening import Address, Listener, asked_for, inodes_of, listeners
 from appliance.errors import ConfigError
 from appliance.models.store import Store
 
 SERVICE = "appliance.service"
 SOCKET = "appliance.socket"
 TIMER = "appliance-bench.timer"
-UNITS = (SERVICE, SOCKET, TIMER, "appliance-model-check.service", "appliance-bench.service")
+MODEL_CHECK = "appliance-model-check.service"
+UNITS = (SERVICE, SOCKET, TIMER, MODEL_CHECK, "appliance-bench.service")
+OTHERS = "appliance-*"  # instances such as appliance-pull@ID.service, where they were used
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainStatus,NRestarts,MainPID,StatusText,MemoryMax,"
-    "MemoryHigh,DropInPaths"
+    "MemoryHigh,DropInPaths,Listen,Environment,ExecStart,User,Group"
 )
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # told apart, not bound
 
@@ -39,11 +43,13 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     state: Path
     """The directory of what the appliance keeps."""
     units: Mapping[str, Mapping[str, str]] | None
-    """Properties of those of UNITS that are known, by name; None without systemd."""
+    """Properties of the appliance's units that are known, by name; None without systemd."""
     status: Mapping[str, Any] | None
     """What /v1/status says; None where nobody answers."""
     no_status: str
     """Why not, in words."""
+    address: Address
+    """Where the daemon answers; where it was looked for, if it does not."""
     ask: Ask
 
     @property
@@ -69,15 +75,23 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return self.state / BENCHMARKS_NAME
 
     @property
-    def address(self) -> tuple[str, int]:
-        """Where the daemon is asked: an address of this host, and the port."""
-        server = self.settings.server
-        return LOCAL.get(server.host, server.host), server.port
-
-    @property
     def service(self) -> Mapping[str, str]:
         """Properties of the unit; empty where it is not installed."""
         return (self.units or {}).get(SERVICE, {})
+
+    @property
+    def own_listeners(self) -> tuple[Listener, ...]:
+        """Those of the service's process; none where it does not run, or this account may not look."""
+        return _own_listeners(self.root, self.service)
+
+    @property
+    def socket_addresses(self) -> tuple[Address, ...]:
+        """What the socket unit asks for, whether it got it or not."""
+        return asked_for((self.units or {}).get(SOCKET, {}).get("Listen", ""))
+
+    def is_active(self, unit: str) -> bool:
+        """Whether systemd says so of `unit`."""
+        return (self.units or {}).get(unit, {}).get("ActiveState") == "active"
 
     def of_status(self, *names: str) -> Any:
         """What lies below `names` in the status; None where there is none."""
@@ -89,11 +103,11 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 
 def look(config: Path | None, *, root: Path = Path("/"), ask: Ask = ask) -> Surroundings:
     """What is here. `root`: where files of the kernel are looked for; `ask`: runs programs."""
-    effective, problem, hidden = _settings(config)
     units = _units(ask)
-    settings = effective.settings
-    host = LOCAL.get(settings.server.host, settings.server.host)
-    status, why = _status(host, settings.server.port, units)
+    service = (units or {}).get(SERVICE, {})
+    file, environ = (config, None) if config else _told_by(service, root)
+    effective, problem, hidden = _settings(file, environ)
+    status, why, address = _status(_places(effective.settings, units or {}, root), units or {})
     return Surroundings(
         root=root,
         effective=effective,
@@ -103,13 +117,33 @@ def look(config: Path | None, *, root: Path = Path("/"), ask: Ask = ask) -> Surr
         units=units,
         status=status,
         no_status=why,
+        address=address,
         ask=ask,
     )
 
 
-def _settings(config: Path | None) -> tuple[Effective, str | None, bool]:
+def _told_by(service: Mapping[str, str], root: Path) -> tuple[Path | None, dict[str, str] | None]:
+    """The settings file and the environment that the unit gives the daemon; None where it does not."""
+    command = re.search(r"argv\[\]=(.*?) ;", service.get("ExecStart", ""))
+    file = re.search(r" --config[ =](/\S*)", command[1]) if command else None
+    if file is None:
+        return None, None
+    return root / file[1].lstrip("/"), _environment(service.get("Environment", ""))
+
+
+def _environment(shown: str) -> dict[str, str]:
+    """Of the property Environment: with spaces between, and quoted as a shell does where one has spaces itself."""
+    found = {}
+    for posix, quoted, plain in re.findall(r"""\$'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|(\S+)""", shown):
+        name, equals, value = (plain or re.sub(r"\\(.)", r"\1", posix or quoted)).partition("=")
+        if equals:
+            found[name] = value
+    return found
+
+
+def _settings(config: Path | None, environ: Mapping[str, str] | None) -> tuple[Effective, str | None, bool]:
     try:
-        return load(config), None, False
+        return load(config, environ=environ), None, False
     except ConfigError as error:
         files = [config] if config else config_candidates()
         hidden = any(_hidden(file) for file in files)
@@ -132,34 +166,58 @@ def _state(root: Path) -> Path:
 
 
 def _units(ask: Ask) -> dict[str, dict[str, str]] | None:
-    said = ask(["systemctl", "show", *UNITS, "--property", PROPERTIES])
+    said = ask(["systemctl", "show", *UNITS, OTHERS, "--property", PROPERTIES])
     if said.status != 0:
         return None
-    blocks = [
-        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in said.out.split("\n\n")
-    ]
+    blocks = [_properties(block) for block in said.out.split("\n\n")]
     return {
         block["Id"]: block for block in blocks if block.get("LoadState") not in (None, "not-found") and "Id" in block
     }
 
 
+def _properties(block: str) -> dict[str, str]:
+    """By name; one that comes more than once, as Listen does, has a line each."""
+    found: dict[str, str] = {}
+    for name, equals, value in (line.partition("=") for line in block.splitlines()):
+        if equals:
+            found[name] = f"{found[name]}\n{value}" if name in found else value
+    return found
+
+
+def _own_listeners(root: Path, service: Mapping[str, str]) -> tuple[Listener, ...]:
+    pid = service.get("MainPID", "")
+    inodes = inodes_of(root, int(pid)) if pid.isdecimal() and int(pid) else None
+    return tuple(listener for listener in listeners(root) if inodes and listener.inode in inodes)
+
+
+def _places(settings: Settings, units: Mapping[str, Mapping[str, str]], root: Path) -> Sequence[Address]:
+    """Where the daemon may be asked, the likeliest first: its own sockets, the socket unit's, the settings'."""
+    own = [listener.address for listener in _own_listeners(root, units.get(SERVICE, {}))]
+    unit = units.get(SOCKET, {})
+    from_unit = asked_for(unit.get("Listen", "")) if unit.get("ActiveState") == "active" else ()
+    configured = (settings.server.host, settings.server.port)
+    places = own[:1] or [*from_unit[:1], configured]
+    return list(dict.fromkeys((LOCAL.get(host, host), port) for host, port in places))
+
+
 def _status(
-    host: str, port: int, units: Mapping[str, Mapping[str, str]] | None
-) -> tuple[Mapping[str, Any] | None, str]:
-    """What the daemon says, and why not."""
-    if port == 0:
-        return None, "server.port = 0: only its log tells the port that it took"
-    units = units or {}
+    places: Sequence[Address], units: Mapping[str, Mapping[str, str]]
+) -> tuple[Mapping[str, Any] | None, str, Address]:
+    """What the daemon says at the first of `places` where it answers, or why not, and the place."""
     waiting = units.get(SOCKET, {}).get("ActiveState") == "active"
     if waiting and units.get(SERVICE, {}).get("ActiveState") in ("inactive", "failed"):
-        return None, f"{SOCKET} listens, and starts the service at the first connection"  # not by this one
-    said = get(host, port, "/v1/status")
-    status = _decoded(said)
-    if status is not None:
-        return status, ""
-    if said.problem is not None:
-        return None, said.problem
-    return None, f"what answers is no appliance (HTTP {said.status})"
+        return None, f"{SOCKET} listens, and starts the service at the first connection", places[0]  # not by this one
+    problems = []
+    for host, port in places:
+        if port == 0:
+            problems.append("server.port = 0: only its log tells the port that it took")
+            continue
+        said = get(host, port, "/v1/status")
+        status = _decoded(said)
+        if status is not None:
+            return status, "", (host, port)
+        problems.append(said.problem or f"what answers is no appliance (HTTP {said.status})")
+    return None, problems[0], places[0]
 
 
 def _decoded(said: Said) -> Mapping[str, Any] | None:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from appliance.config import Effective, Settings
-from appliance.doctor.asking import Said
-from appliance.doctor.surroundings import Surroundings
+from appliance.doctor.asking import Ask, Said
+from appliance.doctor.findings import Finding
+from appliance.doctor.surroundings import LOCAL, Surroundings
 
 N100_FLAGS = "fpu sse4_2 avx avx2 fma f16c avx_vnni"
 HIDDEN = Said(status=1, err="System has not been booted with systemd as init system (PID 1). Can't operate.\n")
@@ -44,19 +45,22 @@ def surroundings(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     units: Mapping[str, Mapping[str, str]] | None = None,
     status: Mapping[str, Any] | None = None,
-    ask: Programs | None = None,
+    ask: Ask | None = None,
     **changes: Any,
 ) -> Surroundings:
     """A made-up host whose state directory is ROOT/state; nothing runs on it but what is said here."""
+    wanted = msgspec.convert(settings or {}, Settings)
+    origins = {f"{section}.{key}": "a test" for section, keys in (settings or {}).items() for key in keys}
     found = Surroundings(
         root=root,
-        effective=Effective(msgspec.convert(settings or {}, Settings), {}, None),
+        effective=Effective(wanted, origins, None),
         settings_error=None,
         settings_hidden=False,
         state=root / "state",
         units=units,
         status=status,
         no_status="" if status else "Connection refused",
+        address=(LOCAL.get(wanted.server.host, wanted.server.host), wanted.server.port),
         ask=ask or Programs(),
     )
     return msgspec.structs.replace(found, **changes)
@@ -79,3 +83,10 @@ def status(**changes: Any) -> dict[str, Any]:
         **changes,
         "engine": engine | changes.get("engine", {}),
     }
+
+
+def said(finding: Finding, found: str, text: str) -> bool:
+    """Whether it is of that status and says so; it has a remedy where it is not green."""
+    assert bool(finding.remedy) == (found != "green"), finding
+    assert (finding.status, text in finding.finding) == (found, True), finding
+    return True

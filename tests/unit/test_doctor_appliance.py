@@ -1,7 +1,6 @@
 """What the doctor says of settings, daemon, port, models, tuning, journal and speed, of appliances made up for it."""
 
 import json
-import socket
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -14,9 +13,8 @@ from appliance.doctor.asking import Said
 from appliance.doctor.checks.journal import check_journal
 from appliance.doctor.checks.memory import check_memory
 from appliance.doctor.checks.models import check_model, check_tuning, check_versions
-from appliance.doctor.checks.service import check_daemon, check_port, check_settings
+from appliance.doctor.checks.service import check_daemon, check_settings
 from appliance.doctor.checks.speed import check_speed
-from appliance.doctor.findings import Finding
 from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings
 from appliance.models.fake import install_fake
 from appliance.models.manifest import OpenVinoVersions, encode_manifest, sealed
@@ -24,21 +22,14 @@ from appliance.models.slots import BadSlot, Slots, change_slots, fallen_back, sl
 from appliance.models.store import Installed, Store
 from appliance.models.tuning.record import host_key
 from appliance.observability.self_benchmark import Figures, Ratios, SelfBenchmark, Verdict
-from tests.support.doctor import Programs, status, surroundings, write
+from tests.support.doctor import Programs, said, status, surroundings, write
 from tests.support.self_benchmark import FINGERPRINT, measured, write_history
 from tests.support.tuning import record, write_record
 
 PREFERRED = {"models": {"preferred": ["fake"]}}
 
 
-def said(finding: Finding, found: str, text: str) -> bool:
-    """Whether it is of that status and says so; it has a remedy where it is not green."""
-    assert bool(finding.remedy) == (found != "green"), finding
-    assert (finding.status, text in finding.finding) == (found, True), finding
-    return True
-
-
-# ---- settings, daemon, port --------------------------------------------------------------------------------
+# ---- settings, daemon --------------------------------------------------------------------------------------
 
 
 def test_settings_that_are_wrong_are_red_and_those_that_are_hidden_unknown(tmp_path: Path) -> None:
@@ -76,7 +67,7 @@ def test_restarts_by_systemd_are_told(tmp_path: Path) -> None:
         ({"ActiveState": "activating", "StatusText": "loading"}, "", "yellow", "starts: loading"),
         ({"ActiveState": "active"}, "", "red", "does not answer"),
         ({"ActiveState": "inactive"}, "active", "yellow", "not running"),
-        ({"ActiveState": "inactive"}, "", "red", "inactive"),
+        ({"ActiveState": "inactive"}, "", "yellow", "inactive"),
         ({}, "", "yellow", "none answers on 127.0.0.1:8080"),
     ],
 )
@@ -87,33 +78,17 @@ def test_a_daemon_that_is_silent(
     assert said(check_daemon(here), found, text)
 
 
+def test_a_unit_that_fails_says_why_in_its_own_words(tmp_path: Path) -> None:
+    failed = {"ActiveState": "failed", "StatusText": "model x is not installed; run: appliance models pull x"}
+    assert said(check_daemon(surroundings(tmp_path, units={SERVICE: failed})), "red", "run: appliance models pull x")
+    again = {"ActiveState": "activating", "SubState": "auto-restart", "StatusText": "no room"}
+    assert said(check_daemon(surroundings(tmp_path, units={SERVICE: again})), "red", "is started again")
+    assert "no room" in check_daemon(surroundings(tmp_path, units={SERVICE: again})).finding
+
+
 def test_bad_settings_name_the_commands_that_find_them(tmp_path: Path) -> None:
     failed = {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"}
     assert "appliance config check" in check_daemon(surroundings(tmp_path, units={SERVICE: failed})).remedy
-
-
-TCP = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-LISTENS = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  {uid}        0 1 1"
-
-
-def test_a_port_that_another_program_has_is_red(tmp_path: Path) -> None:
-    write(tmp_path, {"proc/net/tcp": TCP + LISTENS.format(uid=1000)})
-    assert said(check_port(surroundings(tmp_path)), "red", "another program (user id 1000)")
-    active = surroundings(tmp_path, units={SERVICE: {"ActiveState": "active"}})
-    assert said(check_port(active), "red", "does not answer as the appliance")
-    assert said(check_port(surroundings(tmp_path, status=status())), "green", "the appliance's")
-    waiting = surroundings(tmp_path, units={SOCKET: {"ActiveState": "active"}})
-    assert said(check_port(waiting), "green", "held by appliance.socket")
-
-
-def test_a_port_that_is_free_is_free_on_an_address_of_this_host_only(tmp_path: Path) -> None:
-    assert said(check_port(surroundings(tmp_path)), "green", "free")
-    elsewhere = surroundings(tmp_path, settings={"server": {"host": "192.0.2.1"}})
-    assert said(check_port(elsewhere), "red", "nothing can listen at 192.0.2.1")
-    with socket.socket() as listening:  # a real one: what others have is no matter of binding to another port
-        listening.bind(("127.0.0.1", 0))
-        assert said(check_port(surroundings(tmp_path)), "green", "free")
-    assert said(check_port(surroundings(tmp_path, settings={"server": {"port": 0}})), "unknown", "server.port = 0")
 
 
 # ---- models ------------------------------------------------------------------------------------------------

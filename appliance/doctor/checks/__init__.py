@@ -9,7 +9,8 @@ from appliance.doctor.checks.heat import check_heat
 from appliance.doctor.checks.journal import check_journal
 from appliance.doctor.checks.memory import check_memory, check_swap
 from appliance.doctor.checks.models import check_model, check_tuning, check_versions
-from appliance.doctor.checks.service import check_daemon, check_port, check_settings
+from appliance.doctor.checks.port import check_port
+from appliance.doctor.checks.service import check_daemon, check_settings
 from appliance.doctor.checks.speed import check_speed
 from appliance.doctor.findings import Finding
 from appliance.doctor.surroundings import Surroundings

@@ -1,11 +1,9 @@
-"""Settings, the daemon and its port: whether somebody answers, and how it has fared. Starts and stops nothing."""
+"""Settings and the daemon: whether it could start, whether it answers, how it has fared. Starts and stops nothing."""
 
-from appliance.doctor.asking import can_listen_at
+from appliance.doctor.checks.port import LOG, SOCKET_ANEW, holder, socket_is_unused
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
-from appliance.doctor.reading import listeners
+from appliance.doctor.listening import shown
 from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings
-
-LOG = "journalctl -u appliance -n 50"
 
 
 def check_settings(here: Surroundings) -> Finding:
@@ -59,57 +57,33 @@ def check_daemon(here: Surroundings) -> Finding:
     return green("daemon", shown, **facts)
 
 
-def check_port(here: Surroundings) -> Finding:
-    """Who has the port, and whether it can be had."""
-    server = here.settings.server
-    shown = f"{server.host}:{server.port}"
-    facts = {"host": server.host, "port": server.port}
-    if server.port == 0:
-        return unknown("port", "server.port = 0 takes a free one, which only the log tells", "set server.port", **facts)
-    if here.status is not None:
-        near = ' (this host alone: server.host = "0.0.0.0" is for the LAN)' if _is_local(server.host) else ""
-        return green("port", f"{shown}, the appliance's{near}", **facts)
-    if _active(here, SOCKET):
-        return green("port", f"{shown}, held by {SOCKET}", **facts)
-    owners = listeners(here.root, server.port)
-    if owners:
-        known = {"uid": owners[0]}
-        if _active(here, SERVICE):
-            return red("port", f"{shown} is held, and what holds it does not answer as the appliance: {here.no_status}",
-                       f"ss -ltnp 'sport = :{server.port}' tells who; {LOG}", **facts | known)  # fmt: skip
-        return red(
-            "port",
-            f"{shown} is held by another program (user id {owners[0]})",
-            f"ss -ltnp 'sport = :{server.port}' tells which; end it, or set server.port",
-            **facts | known,
-        )
-    problem = can_listen_at(server.host)
-    if problem is not None:
-        return red("port", f"nothing can listen at {server.host}: {problem}", "set server.host to an address of this "
-                   "host, or 0.0.0.0", **facts)  # fmt: skip
-    return green("port", f"{shown}, free", **facts)
-
-
 def _silent(here: Surroundings, facts: dict[str, object]) -> Finding:
     """Nobody answers; systemd may know why."""
     unit = here.service
-    state = unit.get("ActiveState", "")
-    if state == "failed":
+    state, why = unit.get("ActiveState", ""), unit.get("StatusText", "")
+    other = holder(here) if state in ("failed", "activating") else None
+    if other is not None:
+        return red("daemon", f"{SERVICE} can't start, another program has its port: {shown([other.address])}",
+                   "what the check of the port says; the service tries again by itself", **facts)  # fmt: skip
+    if state == "failed" or unit.get("SubState") == "auto-restart":
         how = f"{unit.get('Result', 'failed')}, exit status {unit.get('ExecMainStatus', 'unknown')}"
+        happened = "has failed" if state == "failed" else "fails, and is started again"
         mend = "appliance config check; appliance models verify; then " if unit.get("ExecMainStatus") == "78" else ""
-        return red("daemon", f"{SERVICE} has failed ({how})", f"{mend}{LOG}", **facts)
+        return red("daemon", f"{SERVICE} {happened} ({how})" + (f": {why}" if why else ""), f"{mend}{LOG}", **facts)
     if state in ("activating", "reloading"):
-        return yellow("daemon", f"{SERVICE} starts: {unit.get('StatusText') or unit.get('SubState', '')}",
+        return yellow("daemon", f"{SERVICE} starts: {why or unit.get('SubState', '')}",
                       f"wait a minute; then {LOG}", **facts)  # fmt: skip
     if state == "active":
         return red("daemon", f"{SERVICE} runs and does not answer: {here.no_status}", LOG, **facts)
-    if _active(here, SOCKET):
+    if socket_is_unused(here):
+        return yellow("daemon", f"not running, and {SOCKET} has no socket to start it by", SOCKET_ANEW, **facts)
+    if here.is_active(SOCKET):
         return yellow("daemon", f"not running: {here.no_status}", "systemctl start appliance", **facts)
     if state:
-        return red("daemon", f"{SERVICE} is {state}", "systemctl start appliance", **facts)
-    if here.settings.server.port == 0:
-        return unknown("daemon", here.no_status, "set server.port", **facts)
+        return yellow("daemon", f"{SERVICE} is {state}", "systemctl start appliance", **facts)
     host, port = here.address
+    if port == 0:
+        return unknown("daemon", here.no_status, "set server.port", **facts)
     return yellow(
         "daemon", f"none answers on {host}:{port}: {here.no_status}", "start it with: appliance serve", **facts
     )
@@ -120,11 +94,3 @@ def _shown(here: Surroundings) -> str:
     hours = float(here.of_status("uptime_s") or 0) / 3600
     up = f"{hours:.0f} h" if hours >= 1 else f"{hours * 60:.0f} min"
     return f"ready, {model}, up {up}, {requests.get('running', 0)} running, {requests.get('waiting', 0)} waiting"
-
-
-def _active(here: Surroundings, unit: str) -> bool:
-    return (here.units or {}).get(unit, {}).get("ActiveState") == "active"
-
-
-def _is_local(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
