@@ -1,6 +1,9 @@
 """What the doctor says of settings, daemon, port, models, tuning, journal and speed, of appliances made up for it."""
 
 import json
+import os
+import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -9,13 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.doctor.asking import Said
+from appliance.config import Effective, Settings
+from appliance.doctor.asking import Said, ask
 from appliance.doctor.checks.journal import check_journal
 from appliance.doctor.checks.memory import check_memory
 from appliance.doctor.checks.models import check_model, check_tuning, check_versions
 from appliance.doctor.checks.service import check_daemon, check_settings
 from appliance.doctor.checks.speed import check_speed
-from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings
+from appliance.doctor.checks.units import check_units
+from appliance.doctor.reach import unreadable
+from appliance.doctor.surroundings import MODEL_CHECK, SERVICE, SOCKET, Surroundings
 from appliance.models.fake import install_fake
 from appliance.models.manifest import OpenVinoVersions, encode_manifest, sealed
 from appliance.models.slots import BadSlot, Slots, change_slots, fallen_back, slot_of
@@ -30,6 +36,42 @@ PREFERRED = {"models": {"preferred": ["fake"]}}
 
 
 # ---- settings, daemon --------------------------------------------------------------------------------------
+
+
+ACCOUNT = {SERVICE: {"ActiveState": "active", "User": "appliance", "Group": "appliance"}}
+
+
+def test_settings_that_the_services_account_cannot_read_are_red(tmp_path: Path) -> None:
+    file = tmp_path / "appliance.toml"
+    effective = Effective(Settings(), {}, file)
+    above = Said(status=1, err=f"find: ‘{file}’: Permission denied\n")
+    for answer in (f"{file}\n", above):
+        programs = Programs(setpriv=answer)
+        here = surroundings(tmp_path, units=ACCOUNT, effective=effective, ask=programs)
+        assert said(check_settings(here), "red", f"account appliance can't read {file}")
+        assert programs.asked[0][:4] == ["setpriv", "--reuid=appliance", "--regid=appliance", "--init-groups"]
+    for answer in ("", Said(status=127, err="setpriv: setresuid failed: Operation not permitted\n")):
+        here = surroundings(tmp_path, units=ACCOUNT, effective=effective, ask=Programs(setpriv=answer))
+        assert said(check_settings(here), "green", str(file))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may try as another account")
+def test_what_another_account_cannot_read_is_found_by_trying(tmp_path: Path) -> None:
+    nobody = {SERVICE: {"User": "nobody", "Group": "nogroup"}}
+    here = surroundings(tmp_path, units=nobody, ask=ask)
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # which others may search, other than a test's own
+        place = Path(name)
+        place.chmod(0o755)
+        file = place / "models/one/weights"
+        file.parent.mkdir(parents=True)
+        file.write_text("x")
+        assert unreadable(here, place / "models", below=True) is None
+        file.chmod(0o600)
+        assert unreadable(here, place / "models") is None
+        assert unreadable(here, place / "models", below=True) == str(file)
+        (place / "models").chmod(0o700)
+        assert unreadable(here, place / "models") == str(place / "models")
+        assert unreadable(here, file) == str(file)
 
 
 def test_settings_that_are_wrong_are_red_and_those_that_are_hidden_unknown(tmp_path: Path) -> None:
@@ -86,6 +128,17 @@ def test_a_unit_that_fails_says_why_in_its_own_words(tmp_path: Path) -> None:
     assert "no room" in check_daemon(surroundings(tmp_path, units={SERVICE: again})).finding
 
 
+def test_other_units_that_have_failed_are_named(tmp_path: Path) -> None:
+    assert said(check_units(surroundings(tmp_path)), "unknown", "systemd does not run here")
+    failed, fine = {"ActiveState": "failed", "Result": "exit-code"}, {"ActiveState": "active"}
+    pull = "appliance-pull@tiny.service"
+    assert said(check_units(surroundings(tmp_path, units={SERVICE: failed, SOCKET: fine})), "green", "none has failed")
+    assert said(check_units(surroundings(tmp_path, units={pull: failed})), "yellow", f"{pull} has failed (exit-code)")
+    assert said(check_units(surroundings(tmp_path, units={MODEL_CHECK: failed})), "red", MODEL_CHECK)
+    assert said(check_units(surroundings(tmp_path, units={SOCKET: failed})), "red", SOCKET)
+    assert said(check_units(surroundings(tmp_path, units={SOCKET: failed}, status=status())), "yellow", SOCKET)
+
+
 def test_bad_settings_name_the_commands_that_find_them(tmp_path: Path) -> None:
     failed = {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"}
     assert "appliance config check" in check_daemon(surroundings(tmp_path, units={SERVICE: failed})).remedy
@@ -122,6 +175,24 @@ def test_marks_of_models_that_failed(tmp_path: Path, store: Store) -> None:
     only = BadSlot(slot_of(good.manifest), "crashes too", "2026-01-01T00:00:00+00:00")
     change_slots(store.directory, lambda _: Slots(bad=(mark, only)))
     assert said(check_model(here), "red", "crashes too")
+
+
+def test_a_model_that_the_services_account_cannot_read_is_red(tmp_path: Path, store: Store) -> None:
+    model = install_fake(store)
+    change_slots(store.directory, lambda slots: slots)
+    hidden = model.directory / "manifest.json"
+
+    class Hides(Programs):
+        def __call__(self, command: Sequence[str]) -> Said:
+            self.answers["setpriv"] = f"{hidden}\n" if str(model.directory) in command else ""
+            return super().__call__(command)
+
+    here = surroundings(tmp_path, settings=PREFERRED, units=ACCOUNT, ask=Hides())
+    assert said(check_model(here), "red", f"account appliance can't read {hidden}")
+    above = surroundings(tmp_path, units=ACCOUNT, ask=Programs(setpriv=f"{store.directory}\n"))
+    assert said(check_model(above), "red", f"can't read {store.directory}")  # whatever may be in it
+    fine = surroundings(tmp_path, settings=PREFERRED, units=ACCOUNT, ask=Programs(setpriv=""))
+    assert said(check_model(fine), "green", "fake@")
 
 
 def test_slots_that_are_damaged_are_told(tmp_path: Path, store: Store) -> None:

@@ -1,16 +1,19 @@
 """The models: what is current, what is marked bad, whether OpenVINO and what was tuned fit. Reads no weights."""
 
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from appliance.doctor.checks.served import host_tuning, served_model
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
+from appliance.doctor.reach import unreadable
 from appliance.doctor.surroundings import Surroundings
 from appliance.errors import ConfigError
 from appliance.models.choosing import candidates
 from appliance.models.errors import ManifestTooNew, SlotsDamaged, StoreUnusable, mending_command
 from appliance.models.manifest import came_in_bundle, installed_versions
-from appliance.models.slots import Slots, read_slots, slot_of
-from appliance.models.store import Installed
+from appliance.models.slots import SLOTS_NAME, Slots, read_slots, slot_of
+from appliance.models.store import Installed, Store
 from appliance.models.verification import compare_releases
 
 AS_ROOT = "run it as root, or as the service's account"
@@ -28,6 +31,11 @@ def check_model(here: Surroundings) -> Finding:
             return unknown("model", str(error).partition("; ")[0], AS_ROOT)
         return yellow("model", str(error), "appliance models use ID writes it anew")
     facts = _facts(here, slots)
+    hidden = unreadable(here, store.directory) or unreadable(here, *_files(store, found.models), below=True)
+    if hidden is not None:
+        return red("model", f"the service's account {here.service['User']} can't read {hidden}",
+                   f"chown -R {here.service['User']}: {store.directory}; chmod -R u+rX {store.directory}",
+                   **facts)  # fmt: skip
     if not found.models:
         if here.settings.engine.pipeline == "fake":
             return green("model", "none, and none is needed (engine.pipeline = fake)", **facts)
@@ -122,6 +130,12 @@ def _facts(here: Surroundings, slots: Slots) -> dict[str, object]:
         "bad": [{"model": str(bad.slot), "reason": bad.reason, "since": bad.since} for bad in slots.bad],
         "served": _served(here),
     }
+
+
+def _files(store: Store, models: Sequence[Installed]) -> list[Path]:
+    """Those that are there of what a start reads."""
+    slots = store.directory / SLOTS_NAME
+    return [model.directory for model in models] + ([slots] if slots.exists() else [])
 
 
 def _served(here: Surroundings) -> str | None:

@@ -3,6 +3,7 @@
 from appliance.doctor.checks.port import LOG, SOCKET_ANEW, holder, socket_is_unused
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
 from appliance.doctor.listening import shown
+from appliance.doctor.reach import unreadable
 from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings
 
 
@@ -15,6 +16,10 @@ def check_settings(here: Surroundings) -> Finding:
     if here.settings_error is not None:
         return red("settings", here.settings_error, "mend that, then: appliance config check; the rest is about the "
                    "defaults", **facts)  # fmt: skip
+    hidden = None if effective.file is None else unreadable(here, effective.file)
+    if hidden is not None:
+        return red("settings", f"the service's account {here.service['User']} can't read {hidden}",
+                   "settings are no secrets: chmod 0644 the file, 0755 its directory", **facts)  # fmt: skip
     count = len(effective.origins)
     changed = f"{count} setting{'' if count == 1 else 's'} not left at the default"
     return green("settings", f"{effective.file or 'no file'}, {changed}", **facts)
