@@ -287,7 +287,12 @@ def test_errors_of_the_last_day(tmp_path: Path) -> None:
     assert said(check_journal(journal(tmp_path, "", lines[0])), "green", "no errors")
 
 
-def test_a_journal_that_is_silent_altogether_is_not_green(tmp_path: Path) -> None:
+def test_a_journal_that_is_silent_altogether_is_not_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    empty = check_journal(journal(tmp_path, "", ""))
+    assert said(empty, "unknown", "it is empty")
+    assert "root" not in empty.remedy
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert said(check_journal(journal(tmp_path, "", "")), "unknown", "nothing at all")
     hint = Said(status=0, err="Hint: You are currently not seeing messages from other users and the system.\n")
     assert said(check_journal(journal(tmp_path, hint)), "unknown", "other users")

@@ -1,5 +1,7 @@
 """Errors of the last day in the journal. Reads at most so many lines, for at most so long."""
 
+import os
+
 import msgspec
 from msgspec import Struct
 
@@ -14,6 +16,7 @@ COMMAND = [
 ]  # fmt: skip
 ANY = ["journalctl", "--unit", SERVICE, "--lines", "1", "--output", "json", "--no-pager"]
 READ_AS = "run it as root, or: usermod -aG systemd-journal YOU"
+EMPTY = "nothing, before its first start; else: systemctl status systemd-journald"
 
 
 class _Line(Struct):
@@ -34,6 +37,8 @@ def check_journal(here: Surroundings) -> Finding:
     messages = [message for line in said.out.splitlines() if (message := _message(line)) is not None]
     if not messages:
         if not here.ask(ANY).out.strip():  # journalctl is silent too where it may not read, or has forgotten
+            if os.geteuid() == 0:
+                return unknown("journal", f"it is empty: nothing of {SERVICE} is kept", EMPTY)
             return unknown("journal", f"it has nothing at all of {SERVICE}", READ_AS)
         return green("journal", "no errors within a day", errors=0)
     many = f"{len(messages)} or more" if len(messages) >= LINES_MAX else str(len(messages))
