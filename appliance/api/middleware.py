@@ -33,6 +33,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
             raise
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
         return json_response(error_body(f"http_{error.status}", error.reason), error.status, headers)
-    except Exception:
+    except Exception as error:
+        # With the connection a peer's reset ends what is being written: nobody's defect, and nobody is there to answer.
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            log.debug("peer gone before its answer", extra=fields(path=request.path))
+            return error_response(InternalError("the peer is gone"))
         log.exception("handler failed", extra=fields(path=request.path) | SELDOM)
         return error_response(InternalError("internal error; the appliance's log has the details"))

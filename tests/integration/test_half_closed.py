@@ -2,13 +2,17 @@
 
 import asyncio
 import base64
+import logging
 import socket
+import struct
 
 import psutil
 import pytest
 
+from appliance.observability.logs import fields_of
 from tests.support.daemon import Appliance, until
 
+RESETS = 5
 CHAT = b'{"type":"chat","id":"r1","messages":[{"role":"user","content":"%s"}],"params":{"max_tokens":4000}}'
 
 
@@ -22,16 +26,20 @@ def server_sockets(port: int) -> int:
     return sum(1 for entry in psutil.Process().net_connections("tcp4") if getattr(entry.raddr, "port", None) == port)
 
 
+def upgrade() -> bytes:
+    """The request for a WebSocket."""
+    key = base64.b64encode(bytes(16)).decode()
+    request = "GET /v1/ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    return f"{request}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+
+
 async def open_socket(appliance: Appliance, peer: socket.socket) -> None:
     """A WebSocket whose peer's kernel takes little of what is sent."""
     loop = asyncio.get_running_loop()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     peer.setblocking(False)
     await loop.sock_connect(peer, ("127.0.0.1", int(appliance.url.rsplit(":", 1)[1])))
-    key = base64.b64encode(bytes(16)).decode()
-    upgrade = "GET /v1/ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    upgrade += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-    await loop.sock_sendall(peer, upgrade.encode())
+    await loop.sock_sendall(peer, upgrade())
 
 
 async def test_a_peer_that_half_closes_and_reads_nothing_holds_no_connection(appliance: Appliance) -> None:
@@ -64,3 +72,20 @@ async def test_a_connection_that_ended_by_itself_can_be_aborted(appliance: Appli
         with pytest.raises(AttributeError):
             transport.abort()  # why there is Connection.abort
         ours.abort()
+
+
+async def test_a_peer_that_is_gone_before_the_answer_to_its_upgrade_is_no_error(
+    appliance: Appliance, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for _ in range(RESETS):
+        # All of it before the daemon, on this same event loop, sees any.
+        with socket.create_connection(("127.0.0.1", int(appliance.url.rsplit(":", 1)[1]))) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it is a reset
+            peer.sendall(upgrade())
+    gone = "peer gone before its answer"
+    await until(lambda: sum(record.getMessage() == gone for record in caplog.records) == RESETS)
+    (told, *_) = [record for record in caplog.records if record.getMessage() == gone]
+    assert (told.levelno, told.exc_info, fields_of(told)["path"]) == (logging.DEBUG, None, "/v1/ws")
+    await until(lambda: not appliance.daemon.connections)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
