@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.bench.errors import ServerUnreadable
 from appliance.client.address import WEBSOCKET_PATH, parse_address
+from appliance.config.remedies import start_remedy
 
 TIMEOUT_S = 10.0
 
@@ -120,7 +121,7 @@ class Observer:
             raise ServerUnreadable(f"{self._url}{path} does not answer within {TIMEOUT_S:g} s") from None
         except aiohttp.ClientConnectorError as error:
             raise ServerUnreadable(
-                f"{self._url} can't be reached: {error.strerror}; is it running there? Start it with: appliance serve"
+                f"{self._url} can't be reached: {error.strerror}; is it running there? Start it with: {start_remedy()}"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnreadable(f"{self._url}{path} can't be read: {error}") from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance.config.remedies import start_remedy
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,5 +40,5 @@ def in_words(error: "ClientError") -> str:
     if retry_after_s is not None:
         return f"{error}; try again in {math.ceil(retry_after_s)} s"
     if isinstance(error, ConnectFailed) and not isinstance(error, UnsupportedProtocol):
-        return f"{error}; is it running there? Start it with: appliance serve, or say where it is: --url"
+        return f"{error}; is it running there? Start it with: {start_remedy()}, or say where it is: --url"
     return str(error)

@@ -7,7 +7,8 @@ import typer
 
 from appliance.cli.operation import ConfigOption, JsonOption, interruptible, print_json
 from appliance.config import load
-from appliance.config.paths import control_socket
+from appliance.config.paths import SYSTEM_RUNTIME, control_socket, service_is_hidden
+from appliance.config.remedies import start_remedy
 from appliance.errors import StartError
 
 POLL_S = 0.2
@@ -67,7 +68,8 @@ class _Asking:
     """Asks the daemon of this host. Raises StartError where none runs, ControlFailed."""
 
     def __init__(self, config: Any) -> None:
-        self._path = control_socket(load(config).settings.server.control_socket)
+        self._configured = load(config).settings.server.control_socket
+        self._path = control_socket(self._configured)
 
     def __call__(self, route: str, *, change: bool = True) -> dict[str, Any]:
         from appliance.control.client import NoDaemon, ask  # aiohttp: not for `appliance --help`
@@ -75,9 +77,13 @@ class _Asking:
         try:
             return ask(self._path, f"/v1/{route}", change=change)
         except NoDaemon:
-            raise StartError(
-                f"no daemon answers on {self._path}; start one, or name its socket (server.control_socket)"
-            ) from None
+            raise StartError(self._nobody()) from None
+
+    def _nobody(self) -> str:
+        if not self._configured and service_is_hidden():
+            return f"the service's socket is in {SYSTEM_RUNTIME}, which only root may enter: run it with sudo"
+        remedy = f"start it with: {start_remedy()}, or name its socket (server.control_socket)"
+        return f"no daemon answers on {self._path}; {remedy}"
 
 
 def _wait(ask: _Asking, standing: dict[str, Any], wait_s: float) -> dict[str, Any]:

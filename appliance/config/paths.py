@@ -80,6 +80,11 @@ def runtime_directory() -> Path:
         return platformdirs.user_runtime_path("appliance")
 
 
+def service_is_hidden() -> bool:
+    """Whether a service runs here, as its runtime directory is there, and this account may not enter that."""
+    return SYSTEM_RUNTIME.is_dir() and not os.access(SYSTEM_RUNTIME, os.X_OK)
+
+
 def control_socket(configured: str) -> Path:
     """The control socket: `server.control_socket` where it is set, else in the runtime directory."""
     return Path(configured).expanduser() if configured else runtime_directory() / CONTROL_SOCKET_NAME

@@ -126,12 +126,13 @@ def _revert(begun: Sequence[Step], reason: Exception) -> None:
         raise InstallError(f"{reason}; going back failed as well: {error}") from None
 
 
-def require_host(layout: Layout, *, dry_run: bool) -> None:
-    """Raises InstallError where it can't be done here at all."""
+def require_host(layout: Layout, *, dry_run: bool, flag: str = "") -> None:
+    """Raises InstallError where it can't be done here at all. `flag`: of the command that asks, but for --system."""
     if dry_run or not layout.is_this_host:
         return
     if os.geteuid() != 0:
-        raise InstallError("an installation for the system wants root: sudo appliance install --system (or --dry-run)")
+        command = f"sudo appliance install --system {flag}".rstrip()
+        raise InstallError(f"an installation for the system wants root: {command} (or --dry-run)")
     if not Path("/run/systemd/system").is_dir():
         raise InstallError("systemd does not run on this host; `appliance serve` needs none, see docs/operations.md")
     os.umask(0o022)  # the service's account reads what root writes here

@@ -18,7 +18,7 @@ def uninstall(layout: Layout, say: Say, *, purge: bool, dry_run: bool) -> bool:
 
     Whether there was anything. What was interrupted is finished by the next call. Raises InstallError.
     """
-    require_host(layout, dry_run=dry_run)
+    require_host(layout, dry_run=dry_run, flag="--purge" if purge else "--uninstall")
     steps: list[Step] = [StopUnits(layout)] if layout.is_this_host else []
     steps += [Disable(layout), RemoveCatalog(layout), RemovePaths(_placed(layout))]
     if layout.is_this_host:

@@ -86,5 +86,26 @@ def test_where_no_daemon_runs_it_says_so(tmp_path: Path, arguments: list[str]) -
     done = command(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no daemon answers on" in done.stderr
+    assert "start it with: appliance serve" in done.stderr
     assert "server.control_socket" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# A service's runtime directory that this account may not enter; nothing of it is seen outside of the namespace.
+BESIDE_A_SERVICE = """
+mount -t tmpfs none /run && mkdir -m 0 /run/appliance &&
+exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"
+"""
+
+
+@pytest.mark.parametrize("name", ["drain", "reload"])
+def test_beside_a_service_an_account_without_rights_is_told_to_use_sudo(tmp_path: Path, name: str) -> None:
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces can be made here")
+    done = subprocess.run(
+        [*namespace, "sh", "-c", BESIDE_A_SERVICE, "sh", sys.executable, "-m", "appliance", name],
+        env=environment(tmp_path), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said = "appliance: the service's socket is in /run/appliance, which only root may enter: run it with sudo\n"
+    assert (done.returncode, done.stderr) == (1, said)

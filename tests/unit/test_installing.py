@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from appliance import __version__
 from appliance.cli import app
 from appliance.config import load
-from appliance.installing import release
+from appliance.installing import release, removal
 from appliance.installing.errors import InstallError
 from appliance.installing.layout import Layout
 from appliance.installing.plan import require_host
@@ -83,6 +83,10 @@ def test_only_root_installs_into_this_host(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InstallError, match="sudo appliance install --system"):
         require_host(Layout(), dry_run=False)
     require_host(Layout(), dry_run=True)
+    monkeypatch.delattr(removal, "alone")  # whatever else goes wrong here, nothing is removed
+    for flag in ("--uninstall", "--purge"):
+        told = CliRunner().invoke(app, ["install", "--system", flag]).exception
+        assert f"sudo appliance install --system {flag} (or --dry-run)" in str(told)
 
 
 def test_the_settings_that_a_host_begins_with_are_the_defaults_and_can_be_uncommented(tmp_path: Path) -> None:

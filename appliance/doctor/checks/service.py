@@ -1,5 +1,6 @@
 """Settings and the daemon: whether it could start, whether it answers, how it has fared. Starts and stops nothing."""
 
+from appliance.config.remedies import start_remedy
 from appliance.doctor.checks.port import LOG, SOCKET_ANEW, holder, socket_is_unused
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
 from appliance.doctor.listening import shown
@@ -90,7 +91,7 @@ def _silent(here: Surroundings, facts: dict[str, object]) -> Finding:
     if port == 0:
         return unknown("daemon", here.no_status, "set server.port", **facts)
     return yellow(
-        "daemon", f"none answers on {host}:{port}: {here.no_status}", "start it with: appliance serve", **facts
+        "daemon", f"none answers on {host}:{port}: {here.no_status}", f"start it with: {start_remedy()}", **facts
     )
 
 
