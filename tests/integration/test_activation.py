@@ -175,15 +175,19 @@ async def test_a_restart_refuses_nobody(tmp_path: Path, manager: socket.socket) 
             for peer in peers:
                 await peer.until("going_away")
             waiting = [asyncio.create_task(connect(session, url)) for _ in range(CLIENTS)]
-            for peer in peers:
-                done = (await peer.until("done", "error", request_id="r1"))[-1]
-                assert done["usage"]["completion_tokens"] == 150
-                message = await peer.ws.receive()
-                assert (message.type, peer.ws.close_code) == (aiohttp.WSMsgType.CLOSE, 1001)
+            # At once: the daemon waits but for a moment for the answer to its close.
+            await asyncio.gather(*(expect_its_end(peer) for peer in peers))
             assert await asyncio.to_thread(first.end) == 0
         with serving(tmp_path, "--pipeline", "fake", sockets=[manager]) as second:
             await expect_answers(await asyncio.gather(*waiting))
             second.worker_pid()
+
+
+async def expect_its_end(peer: Peer) -> None:
+    done = (await peer.until("done", "error", request_id="r1"))[-1]
+    assert done["usage"]["completion_tokens"] == 150
+    message = await peer.ws.receive()
+    assert (message.type, peer.ws.close_code) == (aiohttp.WSMsgType.CLOSE, 1001)
 
 
 async def expect_answers(peers: list[Peer]) -> None:
