@@ -396,6 +396,7 @@ async def test_a_model_damaged_under_a_running_daemon_makes_way_when_its_worker_
 async def test_a_model_that_does_not_fit_in_memory_takes_no_failed_ones_place(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     failing = install_fake(store, "failing")
     choice = Choice(store, ["failing", "old"])
     model = served_model(choice.first(lambda _: None))
