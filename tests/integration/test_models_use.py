@@ -397,6 +397,7 @@ async def test_a_model_that_does_not_fit_in_memory_takes_no_failed_ones_place(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("appliance.models.choosing"), "disabled", False)  # as others may leave it
     failing = install_fake(store, "failing")
     choice = Choice(store, ["failing", "old"])
     model = served_model(choice.first(lambda _: None))
