@@ -1,36 +1,24 @@
 """Another model takes over in a running daemon, or nothing changes: what clients, operators and the store see."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from appliance.api.state import Daemon
 from appliance.engine.replacing import Handover
-from appliance.engine.trial import Trial, TrialAnswer
 from appliance.errors import ConfigError
-from appliance.models.choosing import Choice
 from appliance.models.errors import ModelDamaged, ModelError, NotInstalled, NotSwitched, StoreBusy
 from appliance.models.fake import install_fake
-from appliance.models.served import served_model
-from appliance.models.slots import Measured, Slot, Slots, change_slots, now, read_slots, slot_of
-from appliance.models.store import Installed, Store
-from appliance.models.switching import Switching
-from appliance.models.using import Switched, use_at_next_start
-from tests.support.daemon import Appliance, Ends, running, settings, until
+from appliance.models.slots import Measured, Slot, Slots, change_slots, now, read_slots
+from appliance.models.store import Store
+from tests.support.daemon import Ends, until
+from tests.support.switching import at, served_id, serving, slot, switching, use
 
 STORY = "again and again fake:step-ms=5"
 HELD = {"min_speed_ratio": 0.5}
 BETWEEN = Handover(room_beside=lambda load: False, idle_wait_s=0.1)
-
-
-def slot(model: Installed) -> Slot:
-    return slot_of(model.manifest)
 
 
 @pytest.fixture
@@ -38,44 +26,6 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     install_fake(store, "old")
     return store
-
-
-@contextlib.asynccontextmanager
-async def serving(store: Store, **sections: dict[str, Any]) -> AsyncIterator[Appliance]:
-    """A ready daemon that serves what it chooses of `store`. Speed is of no matter unless a test says so: the fake's
-    is that of the machine's noise.
-    """
-    sections["models"] = {"min_speed_ratio": 0} | sections.get("models", {})
-    choice = Choice(store, ["old"])
-    model = served_model(await asyncio.to_thread(choice.first, lambda _: None))
-    async with running(settings(**sections), model, choice) as appliance:
-        await appliance.ready()
-        yield appliance
-
-
-def switching(appliance: Appliance) -> Switching:
-    assert appliance.daemon.switching is not None
-    return appliance.daemon.switching
-
-
-async def use(appliance: Appliance, reference: str | None) -> Switched:
-    return await switching(appliance).use(reference)
-
-
-async def served_id(appliance: Appliance) -> str:
-    """What a request is answered by now."""
-    async with appliance.connect() as peer:
-        await peer.chat("r1", "one two", params={"max_tokens": 2})
-        text, done = await peer.answer("r1")
-        assert text == "one two "
-        model: str = done["model"]
-        assert peer_model(peer.hello) == model
-        return model
-
-
-def peer_model(hello: dict[str, Any]) -> str:
-    name: str = hello["model"]["id"]
-    return name
 
 
 async def test_a_model_takes_over_and_everybody_is_told(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -181,15 +131,6 @@ async def test_a_canary_without_the_expected_word_is_refused_and_another_may_be_
     async with serving(store, models=models | {"canary_expect": "guten tag"}) as appliance:
         await use(appliance, "new")
         assert await served_id(appliance) == "new"
-
-
-def at(tokens_per_s: float) -> Any:
-    """A canary that is answered well, at that speed."""
-
-    async def ask(trial: Trial, prompt: str) -> TrialAnswer:
-        return TrialAnswer(text="Paris is a city.", tokens=32, ttft_s=0.1, tokens_per_s=tokens_per_s)
-
-    return ask
 
 
 async def test_a_model_too_slow_beside_the_last_good_one_is_refused(store: Store) -> None:
@@ -326,87 +267,6 @@ async def test_slots_that_can_not_be_written_at_the_end_leave_the_old_model_serv
         assert last.stage == "switching"
         assert await served_id(appliance) == "old"
         await use(appliance, "new")
-
-
-async def test_a_worker_that_is_lost_once_the_slots_have_changed_has_them_changed_back(store: Store) -> None:
-    new = install_fake(store, "new")
-    async with serving(store) as appliance:
-        daemon = appliance.daemon
-
-        async def ask_then_die(trial: Trial, prompt: str) -> TrialAnswer:
-            answer: TrialAnswer = await at(10.0)(trial, prompt)
-            starting = daemon.engine.starting
-            assert starting is not None
-            starting.kill()
-            await starting.ended.wait()
-            return answer
-
-        switching(appliance).ask = ask_then_die
-        with pytest.raises(NotSwitched, match="the new worker was lost"):
-            await use(appliance, "new")
-        assert read_slots(store.directory) == Slots()
-        assert await served_id(appliance) == "old"
-        switching(appliance).ask = at(10.0)
-        await use(appliance, "new")
-        assert read_slots(store.directory).current == slot(new)
-
-
-async def test_a_worker_that_is_lost_later_comes_back_with_the_new_model(store: Store) -> None:
-    install_fake(store, "new")
-    async with serving(store) as appliance, appliance.connect() as peer:
-        await use(appliance, "new")
-        await peer.chat("r1", "fake:crash")
-        await peer.until("error")
-        await appliance.ready()
-        assert await served_id(appliance) == "new"
-
-
-async def test_a_model_that_crashes_twice_at_start_is_marked_bad_and_the_previous_serves(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    old = store.choose(["old"])
-    bad = install_fake(store, "bad", b"fake:load-crash")
-    use_at_next_start(store, ["old"], "bad")
-    async with serving(store) as appliance:
-        assert await served_id(appliance) == "old"
-        assert appliance.daemon.engine.losses == 2
-        await until(lambda: read_slots(store.directory).bad != ())
-        slots = read_slots(store.directory)
-        assert (slots.current, [mark.slot for mark in slots.bad]) == (slot(old), [slot(bad)])
-        assert "exit status 71" in slots.bad[0].reason
-        _, status = await appliance.get("/v1/status")
-        assert status["slots"]["bad"][0]["model"] == str(slot(bad))
-    assert any(record.msg == "model fails, another is used" for record in caplog.records)
-    async with serving(store) as appliance:
-        assert (appliance.daemon.engine.losses, await served_id(appliance)) == (0, "old")
-
-
-async def test_a_model_damaged_under_a_running_daemon_makes_way_when_its_worker_is_lost(store: Store) -> None:
-    new = install_fake(store, "new")
-    async with serving(store) as appliance, appliance.connect() as peer:
-        await use(appliance, "new")
-        (new.directory / "openvino_model.bin").write_bytes(b"Weights")
-        await peer.chat("r1", "fake:crash")
-        await peer.until("error")
-        await appliance.ready()
-        assert await served_id(appliance) == "old"
-        await until(lambda: read_slots(store.directory).bad != ())
-
-
-async def test_a_model_that_does_not_fit_in_memory_takes_no_failed_ones_place(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(logging.getLogger("appliance.models.choosing"), "disabled", False)  # as others may leave it
-    failing = install_fake(store, "failing")
-    choice = Choice(store, ["failing", "old"])
-    model = served_model(choice.first(lambda _: None))
-    daemon = Daemon(settings(engine={"pipeline": "continuous_batching"}), model, choice)
-    monkeypatch.setattr("appliance.models.served.memory_limit_bytes", lambda: 300 << 20)
-    assert await asyncio.to_thread(daemon.fall_back, "it crashed twice") is None
-    assert choice.installed == failing
-    (told,) = [record for record in caplog.records if record.msg == "model left aside"]
-    assert "would be used instead, but can't be: model old: engine.kv_cache_tokens" in str(told.__dict__)
 
 
 async def test_a_speed_of_another_pipeline_is_none_to_reach(store: Store) -> None:
