@@ -138,6 +138,12 @@ class Drained(UnavailableError):
     code = "drained"
 
 
+class NotStarted(UnavailableError):
+    """The daemon can't start before its operator has mended something."""
+
+    code = "not_started"
+
+
 class ShuttingDown(UnavailableError):
     """The daemon drains and takes no new requests."""
 

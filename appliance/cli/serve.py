@@ -13,6 +13,7 @@ import typer
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
+    from appliance.api.activation import InheritedSocket
     from appliance.api.listener import Listeners
     from appliance.api.state import Daemon
     from appliance.config import Effective, Settings
@@ -63,12 +64,15 @@ def serve(
     }
     from appliance.api.activation import inherited_sockets
     from appliance.api.listener import Listeners
+    from appliance.api.turning_away import turned_away
     from appliance.cli.not_started import told_to_the_journal
     from appliance.config import load
     from appliance.observability.notify import microseconds, open_notifier
 
-    with told_to_the_journal(), open_notifier() as notifier:
-        listeners = Listeners(inherited_sockets())  # before there is any child
+    inherited: list[InheritedSocket] = []
+    with turned_away(inherited), told_to_the_journal(), open_notifier() as notifier:
+        inherited += inherited_sockets()  # before there is any child
+        listeners = Listeners(inherited)
         notifier.tell(STATUS="reading the model", EXTEND_TIMEOUT_USEC=microseconds(READING_MAX_S))
         reread = partial(load, config, flags)
         effective = reread()
