@@ -1,5 +1,7 @@
 """`appliance install`: the appliance on this host, for systemd to run. Knows the command line; decides nothing."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,12 @@ def install(
         Path | None,
         typer.Option(help="Install what is in this directory of wheels, without a network.", metavar="DIR"),
     ] = None,
-    extras: Annotated[str, typer.Option(help="Optional parts, with commas between.", metavar="NAMES")] = "systemd",
+    extras: Annotated[
+        str | None,
+        typer.Option(
+            help="Optional parts, with commas between; else those of the release before, or systemd.", metavar="NAMES"
+        ),
+    ] = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start or restart the service.")] = True,
     socket: Annotated[
         bool, typer.Option("--socket/--no-socket", help="At the first installation, enable appliance.socket as well.")
@@ -45,17 +52,18 @@ def install(
     from appliance.installing.layout import Layout
 
     layout = Layout(root.resolve())
+    asked = shlex.join(sys.argv)
     if uninstall or purge:
         from appliance.installing.removal import uninstall as remove
 
-        if not remove(layout, typer.echo, purge=purge, dry_run=dry_run):
+        if not remove(layout, typer.echo, asked, purge=purge, dry_run=dry_run):
             typer.echo("nothing to do: it is not installed")
         return
     from appliance.installing.plan import Wanted, install
     from appliance.installing.source import RunningInstallation, Source, WheelDirectory
 
     source: Source = RunningInstallation() if wheels is None else WheelDirectory(wheels)
-    names = [name.strip() for name in extras.split(",") if name.strip()]
-    wanted = Wanted(names, start=start, socket=socket, force=force, dry_run=dry_run)
+    names = None if extras is None else [name.strip() for name in extras.split(",") if name.strip()]
+    wanted = Wanted(names, start=start, socket=socket, force=force, dry_run=dry_run, asked=asked)
     if not install(layout, source, wanted, typer.echo):
         typer.echo(f"nothing to do: release {source.version} is installed")

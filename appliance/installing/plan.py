@@ -11,18 +11,9 @@ from appliance.installing.errors import InstallError
 from appliance.installing.layout import CURRENT, SERVICE, SOCKET, Layout
 from appliance.installing.services import Enable, Reload, Start, UpdateCatalog, check_settings, systemd_version
 from appliance.installing.source import Source, WheelDirectory
-from appliance.installing.steps import (
-    Account,
-    Command,
-    Directories,
-    MakeRelease,
-    PlaceFile,
-    Prune,
-    RemoveStale,
-    Step,
-    Switch,
-    place_files,
-)
+from appliance.installing.step import Step
+from appliance.installing.steps import Account, Command, Directories, MakeRelease, Prune, Switch
+from appliance.installing.unit_files import PlaceFile, RemoveStale, place_files
 from appliance.models.locking import free_lock, take_lock
 
 LOCK_WAIT_S = 60.0
@@ -33,11 +24,14 @@ Say = Callable[[str], None]
 class Wanted(NamedTuple):
     """What an installation is asked for."""
 
-    extras: list[str]
+    extras: list[str] | None = None
+    """None: those of the release that is there, else release.DEFAULT_EXTRAS."""
     start: bool = True
     socket: bool = True
     force: bool = False
     dry_run: bool = False
+    asked: str = "appliance install --system"
+    """The command, as it was given."""
 
 
 def install(layout: Layout, source: Source, wanted: Wanted, say: Say) -> bool:
@@ -46,12 +40,11 @@ def install(layout: Layout, source: Source, wanted: Wanted, say: Say) -> bool:
     Each thing that is done goes to `say`. A failed upgrade leaves the release in use that was. Raises InstallError.
     """
     dry_run = wanted.dry_run
-    require_host(layout, dry_run=dry_run)
+    require_host(layout, wanted.asked, dry_run=dry_run)
     before = layout.version_of(layout.current)
     is_upgrade = before not in (None, source.version)
     with alone(layout, say, dry_run=dry_run):
-        making = MakeRelease(layout, source, wanted.extras, force=wanted.force)
-        remade = carry_out([making], say, dry_run=dry_run, take_back=False)
+        remade = _make_release(layout, source, wanted, say)
         steps = _steps(layout, source, wanted, remade=remade)
         try:
             done = carry_out(steps, say, dry_run=dry_run, take_back=is_upgrade)
@@ -60,6 +53,27 @@ def install(layout: Layout, source: Source, wanted: Wanted, say: Say) -> bool:
         for note in _notes(layout, source, steps):
             say(note)
     return remade or done
+
+
+def _make_release(layout: Layout, source: Source, wanted: Wanted, say: Say) -> bool:
+    """Whether there was anything to make, or would be."""
+    extras = _extras(layout, source.version) if wanted.extras is None else wanted.extras
+    making = MakeRelease(layout, source, extras, force=wanted.force)
+    try:
+        return carry_out([making], say, dry_run=wanted.dry_run, take_back=False)
+    except InstallError as error:
+        if wanted.extras is not None or extras == release.DEFAULT_EXTRAS:
+            raise
+        few = ",".join(release.DEFAULT_EXTRAS)
+        taken_over = f"it was to have {', '.join(extras)} as the release before has; with less: --extras {few}"
+        raise InstallError(f"{error}; {taken_over}") from None
+
+
+def _extras(layout: Layout, version: str) -> list[str]:
+    """Those of this release where it is there, of the current one else."""
+    there = [layout.release(version), layout.release(layout.version_of(layout.current) or version)]
+    found = next((record for place in there if (record := release.record_of(place))), {})
+    return list(found.get("extras", release.DEFAULT_EXTRAS))
 
 
 def _steps(layout: Layout, source: Source, wanted: Wanted, *, remade: bool) -> list[Step]:
@@ -126,13 +140,12 @@ def _revert(begun: Sequence[Step], reason: Exception) -> None:
         raise InstallError(f"{reason}; going back failed as well: {error}") from None
 
 
-def require_host(layout: Layout, *, dry_run: bool, flag: str = "") -> None:
-    """Raises InstallError where it can't be done here at all. `flag`: of the command that asks, but for --system."""
+def require_host(layout: Layout, asked: str, *, dry_run: bool) -> None:
+    """Raises InstallError where it can't be done here at all. `asked`: the command, as it was given."""
     if dry_run or not layout.is_this_host:
         return
     if os.geteuid() != 0:
-        command = f"sudo appliance install --system {flag}".rstrip()
-        raise InstallError(f"an installation for the system wants root: {command} (or --dry-run)")
+        raise InstallError(f"an installation for the system wants root: sudo {asked} (or --dry-run)")
     if not Path("/run/systemd/system").is_dir():
         raise InstallError("systemd does not run on this host; `appliance serve` needs none, see docs/operations.md")
     os.umask(0o022)  # the service's account reads what root writes here

@@ -1,6 +1,7 @@
 """One release: a virtual environment that is whole or not there. Knows venv, pip and disks; never systemd."""
 
 import ctypes
+import email
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from appliance.installing.source import PROJECT, Source
 from appliance.models.durable import exchange
 
 RECORD_NAME = "release.json"  # in a release: what it was made of; there means whole
+DEFAULT_EXTRAS = ["systemd"]  # without it the daemon can't tell systemd anything
 MAKING = ".making-"  # how the name of one begins that is not whole
 NEEDED_BYTES = 600_000_000  # 330 MB, what pip unpacks beside it, and some rest for what the host does meanwhile
 INSTALL_TIMEOUT_S = 1800.0
 PYTHONS = ((3, 11), (3, 14))
 HIDDEN_FROM_SERVICES = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108, by ProtectHome= and PrivateTmp=
+UNREACHED = re.compile(r"connection broken by '.*")  # as pip warns of each attempt
 SATISFIES = re.compile(r"(?:satisfies the requirement|No matching distribution found for) ([^\s;]+)")
 
 
@@ -59,6 +63,7 @@ def make(layout: Layout, source: Source, extras: list[str]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="appliance-wheel-") as scratch:
             wheel = source.wheel(Path(scratch))
+            _require_extras(wheel, extras)
             making.chmod(0o755)
             _make_environment(python, making)
             _install(making, wheel, source, extras)
@@ -119,6 +124,18 @@ def _require_room(place: Path) -> None:
         )
 
 
+def _require_extras(wheel: Path, extras: list[str]) -> None:
+    """Pip would only warn of one that does not exist."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            known = email.message_from_bytes(archive.read(name)).get_all("Provides-Extra", [])
+    except (StopIteration, zipfile.BadZipFile) as error:
+        raise InstallError(f"{wheel.name} is no wheel: {error or 'it has no METADATA'}") from None
+    if unknown := sorted(set(extras) - set(known)):
+        raise InstallError(f"--extras: there is no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+
+
 def _make_environment(python: Path, venv: Path) -> None:
     done = attempt([python, "-m", "venv", "--without-pip", venv])
     if done.returncode != 0:
@@ -137,6 +154,12 @@ def _install(venv: Path, wheel: Path, source: Source, extras: list[str]) -> None
     said = done.stdout + done.stderr
     if "No space left on device" in said:
         raise InstallError(f"no room left on the disk of {venv.parent}; make room and try again")
+    if unreached := UNREACHED.findall(said):
+        reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", unreached[-1])
+        raise InstallError(
+            f"pip reaches no package index ({reason[1] if reason else 'no connection'}): --wheels DIR installs from a "
+            "directory without a network; `pip config list` says where pip looks"
+        )
     if missing := SATISFIES.findall(said):
         raise InstallError(f"a wheel is missing in {source.shown}, or is for another Python: {missing[-1]}")
     hint = "; systemd-python wants gcc pkg-config libsystemd-dev python3-dev" if "systemd" in said else ""

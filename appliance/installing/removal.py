@@ -10,15 +10,18 @@ from appliance.installing.layout import SOCKET, UNIT_PATTERNS, USER, Layout
 from appliance.installing.plan import Say, alone, carry_out, require_host
 from appliance.installing.running import START_TIMEOUT_S, attempt, call
 from appliance.installing.services import update_catalog
-from appliance.installing.steps import Command, NotReverted, Step, placed_units
+from appliance.installing.step import NotReverted, Step
+from appliance.installing.steps import Command
+from appliance.installing.unit_files import placed_units
 
 
-def uninstall(layout: Layout, say: Say, *, purge: bool, dry_run: bool) -> bool:
+def uninstall(layout: Layout, say: Say, asked: str, *, purge: bool, dry_run: bool) -> bool:
     """Remove releases, units and command; with `purge` settings, models and the account as well.
 
-    Whether there was anything. What was interrupted is finished by the next call. Raises InstallError.
+    `asked`: the command, as it was given. Returns whether there was anything; what was interrupted is finished by the
+    next call. Raises InstallError.
     """
-    require_host(layout, dry_run=dry_run, flag="--purge" if purge else "--uninstall")
+    require_host(layout, asked, dry_run=dry_run)
     steps: list[Step] = [StopUnits(layout)] if layout.is_this_host else []
     steps += [Disable(layout), RemoveCatalog(layout), RemovePaths(_placed(layout))]
     if layout.is_this_host:
@@ -35,7 +38,17 @@ def uninstall(layout: Layout, say: Say, *, purge: bool, dry_run: bool) -> bool:
             say(f"{'would ' if dry_run else ''}remove {layout.opt}")
         if not dry_run:
             _remove_last(layout.opt)
+    if (done or had) and not purge:
+        say(_kept(layout))
     return done or had
+
+
+def _kept(layout: Layout) -> str:
+    """For whoever wants it gone later, when no command is left that would do it."""
+    paths = [str(path) for path in _data(layout) if path.exists()]
+    by_hand = [f"rm -r {' '.join(paths)}"] if paths else []
+    by_hand += [f"userdel {USER}"] if layout.has_user() else []
+    return f"settings, models and account stay (--purge: not); by hand they go with: {'; '.join(by_hand)}"
 
 
 def _remove_last(opt: Path) -> None:

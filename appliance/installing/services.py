@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.installing.errors import InstallError
 from appliance.installing.layout import SERVICE, SOCKET, Layout
 from appliance.installing.running import START_TIMEOUT_S, attempt, call, last_words
-from appliance.installing.steps import NotReverted, PlaceFile, RemoveStale
+from appliance.installing.step import NotReverted
+from appliance.installing.unit_files import PlaceFile, RemoveStale
 
 POLL_S = 0.2
 SETTLE_S = 3.0  # a start that systemd calls done and that fails at once
@@ -97,7 +100,7 @@ class Start:
         """Where it does not run, or runs another release or with other units."""
         if not self._is_behind():
             return None
-        if self._layout.release(self._version).is_dir() and not self._has_model():
+        if not self._has_model():
             self.left = NO_MODEL
             return None
         return f"{'restart' if show(SERVICE, 'ActiveState') == 'active' else 'start'} {SERVICE}"
@@ -144,15 +147,22 @@ class Start:
 
     def _has_model(self) -> bool:
         """Whether there is anything to start with: a model, or the fake. Where that can't be told, the start will."""
-        program = self._layout.release(self._version) / "bin/appliance"
-        config = ["--json", "--config", str(self._layout.settings)]
         try:
-            settings = json.loads(call([str(program), "config", "show", *config]))["settings"]
+            settings = self._asked("config", "show")["settings"]
             if settings["engine"]["pipeline"]["value"] == "fake":
                 return True
-            return bool(json.loads(call([str(program), "models", "list", *config]))["installed"])
+            return bool(self._asked("models", "list")["installed"])
         except (InstallError, ValueError, KeyError):
             return True
+
+    def _asked(self, *question: str) -> Any:
+        """Of the release, or of the running program where that is only going to be made."""
+        made = self._layout.release(self._version) / "bin/appliance"
+        program = [str(made)] if made.exists() else [sys.executable, "-m", "appliance"]
+        config = ["--config", str(self._layout.settings)] if self._layout.settings.exists() else []
+        # As the unit says: who asks has a store of his own where there is none for the system yet.
+        place = f"STATE_DIRECTORY={self._layout.state}"
+        return json.loads(call(["env", place, *program, *question, "--json", *config]))
 
 
 def check_settings(layout: Layout, version: str) -> None:

@@ -83,7 +83,9 @@ def test_install_run_again_reboot_upgrade_uninstall_purge(new_bare: Callable[[],
     assert release_that_runs(host).startswith(f"/opt/appliance/releases/{__version__}/")
 
     host.run("echo mine >/var/lib/appliance/kept")
-    host.run("appliance install --system --uninstall", INSTALL_TIMEOUT_S)
+    removed = host.run("appliance install --system --uninstall", INSTALL_TIMEOUT_S).stdout.splitlines()
+    assert removed[-1].startswith("settings, models and account stay")
+    assert "/etc/appliance /var/lib/appliance" in removed[-1]
     assert (
         host.run("systemctl is-active appliance.service appliance.socket", check=False).stdout.split()
         == ["inactive"] * 2
@@ -141,9 +143,7 @@ def test_what_goes_wrong_is_said_in_a_line_and_the_next_run_completes_it(new_bar
     assert host.ask("ls -A /opt/appliance/releases") == ""
 
     nobody = host.run(["setpriv", "--reuid=65534", "--clear-groups", *INSTALL.split()], check=False)
-    assert nobody.stderr == (
-        "appliance: an installation for the system wants root: sudo appliance install --system (or --dry-run)\n"
-    )
+    assert nobody.stderr == (f"appliance: an installation for the system wants root: sudo {INSTALL} (or --dry-run)\n")
 
     host.run("mount -t tmpfs -o size=300M tmpfs /opt/appliance")
     full = host.run(INSTALL, INSTALL_TIMEOUT_S, check=False)
@@ -166,8 +166,10 @@ def test_what_goes_wrong_is_said_in_a_line_and_the_next_run_completes_it(new_bar
 
 def test_without_a_model_it_is_installed_and_says_what_is_missing(new_appliance: NewHost) -> None:
     host = new_appliance()
-    done = host.run(INSTALL, INSTALL_TIMEOUT_S)
-    assert "no model is installed yet" in done.stdout
+    for flag in ("--dry-run --force", "--dry-run", ""):
+        said = host.run(f"{INSTALL} {flag}", INSTALL_TIMEOUT_S).stdout
+        assert "no model is installed yet" in said
+        assert "start appliance.service" not in said
     assert host.run("systemctl is-enabled appliance-bench.timer", check=False).stdout.strip() == "disabled"
     host.run("appliance config check")
     assert host.ask("stat -c %U:%a /var/lib/appliance") == "appliance:750"

@@ -2,8 +2,12 @@
 
 import json
 import os
+import shlex
+import shutil
+import sys
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +23,9 @@ from appliance.installing.layout import Layout
 from appliance.installing.plan import require_host
 from appliance.installing.skeleton import SKELETON
 from appliance.installing.source import RunningInstallation, WheelDirectory, repack
-from appliance.installing.steps import Command, PlaceFile, Prune, RemoveStale, Step, Switch, place_files
+from appliance.installing.step import Step
+from appliance.installing.steps import Command, Prune, Switch
+from appliance.installing.unit_files import PlaceFile, RemoveStale, place_files
 
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 
@@ -32,11 +38,11 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(root)
 
 
-def whole_release(layout: Layout, version: str) -> Path:
+def whole_release(layout: Layout, version: str, extras: Sequence[str] = ("systemd",)) -> Path:
     """A release of nothing, as far as its place goes."""
     made = layout.release(version)
     made.mkdir(parents=True)
-    (made / release.RECORD_NAME).write_text(json.dumps({"version": version, "extras": ["systemd"]}))
+    (made / release.RECORD_NAME).write_text(json.dumps({"version": version, "extras": list(extras)}))
     return made
 
 
@@ -80,13 +86,15 @@ def test_what_is_not_installed_is_not_removed(layout: Layout) -> None:
 
 def test_only_root_installs_into_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(InstallError, match="sudo appliance install --system"):
-        require_host(Layout(), dry_run=False)
-    require_host(Layout(), dry_run=True)
+    require_host(Layout(), "appliance", dry_run=True)
     monkeypatch.delattr(removal, "alone")  # whatever else goes wrong here, nothing is removed
-    for flag in ("--uninstall", "--purge"):
-        told = CliRunner().invoke(app, ["install", "--system", flag]).exception
-        assert f"sudo appliance install --system {flag} (or --dry-run)" in str(told)
+    for flags in ("--uninstall", "--purge", "--extras 'systemd, quantize'"):
+        given = ["/srv/first/bin/appliance", "install", "--system", *shlex.split(flags)]
+        monkeypatch.setattr(sys, "argv", given)
+        told = str(CliRunner().invoke(app, given[1:]).exception)
+        assert f"sudo /srv/first/bin/appliance install --system {flags} (or --dry-run)" in told
+    with pytest.raises(InstallError, match=r"sudo appliance install --system --wheels DIR \(or --dry-run\)"):
+        require_host(Layout(), "appliance install --system --wheels DIR", dry_run=False)
 
 
 def test_the_settings_that_a_host_begins_with_are_the_defaults_and_can_be_uncommented(tmp_path: Path) -> None:
@@ -237,6 +245,60 @@ def test_what_is_installed_can_be_packed_again(tmp_path: Path) -> None:
     assert "prometheus_client/__init__.py" in names
     assert not any("__pycache__" in name or name.endswith(("INSTALLER", "direct_url.json")) for name in names)
     assert {line.split(",")[0] for line in record.splitlines()} == set(names)
+
+
+class TinySource(RunningInstallation):
+    """A release of nothing, whose extra `systemd` wants what there is nowhere."""
+
+    def wheel(self, scratch: Path) -> Path:
+        name = f"edge_chat_appliance-{__version__}"
+        metadata = f"Metadata-Version: 2.1\nName: edge-chat-appliance\nVersion: {__version__}\n"
+        metadata += 'Provides-Extra: systemd\nRequires-Dist: nowhere-to-be-had; extra == "systemd"\n'
+        with zipfile.ZipFile(scratch / f"{name}-py3-none-any.whl", "w") as archive:
+            archive.writestr(f"{name}.dist-info/METADATA", metadata)
+            archive.writestr(
+                f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{name}.dist-info/RECORD", "")
+        return Path(archive.filename or "")
+
+
+def test_an_extra_that_there_is_not_is_told_with_those_that_there_are(layout: Layout) -> None:
+    with pytest.raises(InstallError, match="there is no quantise; there are systemd"):
+        release.make(layout, TinySource(), ["systemd", "quantise"])
+    assert list(layout.releases.iterdir()) == []
+
+
+def test_no_network_is_no_missing_wheel(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CONFIG_FILE", os.devnull), ("RETRIES", "1"), ("INDEX_URL", "http://127.0.0.1:9/simple")):
+        monkeypatch.setenv(f"PIP_{name}", value)
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InstallError, match=r"reaches no package index \(Connection refused\): --wheels DIR"):
+        release.make(layout, TinySource(), ["systemd"])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(InstallError, match=r"a wheel is missing .*: nowhere-to-be-had"):
+        release.make(layout, TinySource(), ["systemd"])
+    assert list(layout.releases.iterdir()) == []
+
+
+def test_an_upgrade_has_the_extras_of_the_release_before_it(layout: Layout) -> None:
+    def planned(*flags: str) -> str:
+        status, output = run("--system", "--dry-run", "--root", str(layout.root), *flags)
+        assert status == 0
+        return next((line for line in output.splitlines() if " install " in line), "")
+
+    assert planned().endswith(f"/releases/{__version__}")
+    old = whole_release(layout, "0.0.1", ["systemd", "quantize"])
+    layout.current.symlink_to(f"releases/{old.name}")
+    assert planned().endswith(f"/releases/{__version__} with systemd, quantize")
+    assert planned("--extras", "systemd").endswith(f"/releases/{__version__}")
+    # Back to a release that is there: as it is, in seconds.
+    units = whole_release(layout, __version__) / "lib/python3.11/site-packages/appliance/data/systemd"
+    shutil.copytree(UNITS, units)
+    assert planned() == ""
+    assert planned("--extras", "systemd,quantize").endswith("with systemd, quantize")
+    assert planned("--force").endswith(f"/releases/{__version__}")
 
 
 def test_a_disk_without_room_is_told_before_anything_is_made(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
