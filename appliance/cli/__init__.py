@@ -26,6 +26,7 @@ from appliance.cli import (
     tune,
     version,
 )
+from appliance.cli.telling import tell_error
 from appliance.errors import ApplianceError, ConfigError, StartError
 
 app = typer.Typer(
@@ -90,5 +91,5 @@ def main() -> None:
 
 
 def _say(error: ApplianceError | str, status: int) -> int:
-    print(f"appliance: {error}", file=sys.stderr)
+    tell_error(error)
     return status

@@ -10,6 +10,7 @@ import typer
 
 from appliance.cli.address import ConfigOption, UrlOption, default_url, in_words
 from appliance.cli.files import require_writable, write
+from appliance.cli.telling import tell_warning
 
 if TYPE_CHECKING:
     from appliance.bench.measure import Plan
@@ -185,7 +186,7 @@ def _compare(a: Path, b: Path) -> None:
     comparison = compare(read_result(a), read_result(b))
     print_comparison(comparison, sys.stdout)
     for warning in comparison.warnings:
-        print(f"appliance: warning: {warning}", file=sys.stderr)
+        tell_warning(warning)
 
 
 def _soak(url: str, minutes: float, seed: int | None, json_file: Path | None) -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.telling import tell_warning
+
 if TYPE_CHECKING:
     from appliance.config import Effective
 
@@ -88,7 +90,7 @@ def _with_tuning(effective: "Effective") -> "Effective":
     from appliance.models.using import served_without_daemon
 
     settings = effective.settings
-    tuning = read_host_tuning(effective, lambda line: print(f"appliance: warning: {line}", file=sys.stderr))
+    tuning = read_host_tuning(effective, tell_warning)
     store = Store(store_directory(settings.models.directory))
     if settings.engine.pipeline == "fake" and read_slots_or_none(store, lambda _: None).current is None:
         digest = FAKE_MODEL.digest

@@ -19,6 +19,7 @@ from appliance.cli.operation import (
     tell,
 )
 from appliance.cli.slots import served_by_daemon
+from appliance.cli.telling import tell_error, tell_warning
 from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.models.checkpoint.files import checkpoint_digest, checkpoint_files
@@ -48,7 +49,7 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     entries = store.entries()
     installed = [entry for entry in entries if isinstance(entry, Installed)]
     unreadable = [entry for entry in entries if not isinstance(entry, Installed)]
-    slots = read_slots_or_none(store, lambda line: tell(f"warning: {line}"))
+    slots = read_slots_or_none(store, tell_warning)
     missing = [model for name, model in catalog.models.items() if name not in {entry.id for entry in entries}]
     if as_json:
         print_json(
@@ -211,7 +212,7 @@ def remove(
 
 def _require_unused(settings: Settings, store: Store, model_id: str, digest: str | None) -> None:
     """Raises ConfigError where what is to be removed is the current model, or served."""
-    current = read_slots_or_none(store, tell).current
+    current = read_slots_or_none(store, tell_warning).current
     served = served_by_daemon(settings)
     for slot, what in ((served, "is served by the daemon"), (current, "is the current model")):
         if slot is not None and slot.id == model_id and slot.digest.startswith((digest or "")[:DIGEST_NAME_LENGTH]):
@@ -248,8 +249,8 @@ def _describe(pulled: Pulled) -> str:
 
 def _show_verified(model_id: str, directory: Path, problems: tuple[str, ...], warnings: tuple[str, ...]) -> None:
     for problem in problems:
-        tell(problem)
+        tell_error(problem)
     for warning in warnings:
-        tell(f"warning: {warning}")
+        tell_warning(warning)
     if not problems:
         typer.echo(f"{model_id}: sound ({directory})")

@@ -2,9 +2,9 @@
 
 import logging
 import os
-import sys
 from pathlib import Path
 
+from appliance.cli.telling import tell_warning
 from appliance.config.paths import benchmarks_directory
 from appliance.errors import StartError
 from appliance.models.durable import FILE_MODE, give_to_owner_of, make_directory, open_replacement
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def read_earlier() -> list[SelfBenchmark]:
     """The history so far, the oldest first. Raises StartError."""
     try:
-        return read_history(benchmarks_directory(), lambda line: print(f"appliance: warning: {line}", file=sys.stderr))
+        return read_history(benchmarks_directory(), tell_warning)
     except OSError as error:
         raise _unusable("read", error) from error
 
@@ -75,7 +75,7 @@ def tell_verdict(record: SelfBenchmark, file: Path) -> int:
 def _tell_regression(reason: str) -> None:
     """To the journal as an event, which `journalctl -x` explains; else a line on standard error."""
     if not stderr_is_journal():
-        print(f"appliance: warning: this host is slower than it was: {reason}; run: appliance doctor", file=sys.stderr)
+        tell_warning(f"this host is slower than it was: {reason}; run: appliance doctor")
         return
     with open_log("warning", "auto"):
         log.warning("this host is slower than it was", extra=event(Event.BENCHMARK_REGRESSED, reason=reason))

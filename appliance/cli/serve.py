@@ -1,7 +1,6 @@
 """`appliance serve`: settings and an installed model in, a running daemon out. Downloads nothing."""
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from appliance.cli.telling import tell_warning
 from appliance.types import GenerationDefaults, ServedModel
 
 if TYPE_CHECKING:
@@ -129,13 +129,9 @@ def choose(settings: "Settings", named: str | None) -> "tuple[Choice, ServedMode
 
     store = Store(store_directory(settings.models.directory))
     choice = Choice(store, settings.models.preferred, only=named)
-    if settings.engine.pipeline == "fake" and read_slots_or_none(store, _warn).current is None:
+    if settings.engine.pipeline == "fake" and read_slots_or_none(store, tell_warning).current is None:
         return choice, FAKE_MODEL
-    return choice, served_model(choice.first(_warn))
-
-
-def _warn(line: str) -> None:
-    print(f"appliance: warning: {line}", file=sys.stderr)
+    return choice, served_model(choice.first(tell_warning))
 
 
 def _budget(effective: "Effective", served: ServedModel) -> "tuple[MemoryBudget | None, HostTuning]":
@@ -148,12 +144,12 @@ def _budget(effective: "Effective", served: ServedModel) -> "tuple[MemoryBudget 
     from appliance.models.tuning.applying import HostTuning, read_host_tuning
 
     engine = effective.settings.engine
-    tuning = read_host_tuning(effective, _warn)
+    tuning = read_host_tuning(effective, tell_warning)
     try:
         return require_memory(tuning.applied(engine, served.digest), served), tuning
     except ConfigError as error:
         if not tuning.changes(engine, served.digest):
             raise
         budget = require_memory(engine, served)
-        _warn(f"what `appliance tune` chose does not fit this machine any more, left aside: {error}")
+        tell_warning(f"what `appliance tune` chose does not fit this machine any more, left aside: {error}")
         return budget, HostTuning()

@@ -131,7 +131,9 @@ class Switching:
             known = isinstance(error, ApplianceError)
             reason = str(error) if known else f"{type(error).__name__}: a defect, see the log"
             name = attempt.name
-            log.error(  # noqa: TRY400 # a traceback only where it helps
+            # What there is not can't be switched to: whoever asked is told, and nothing is wrong here.
+            log.log(
+                logging.WARNING if known and self.stage == "resolving" else logging.ERROR,
                 "model not switched",
                 extra=event(Event.MODEL_NOT_SWITCHED, model=name, stage=self.stage, reason=reason),
                 exc_info=None if known else error,
