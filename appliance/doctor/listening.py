@@ -1,8 +1,8 @@
 """Who listens where on this host, by the kernel's table, and what a socket unit asks for. Connects to nobody."""
 
 import re
-from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 from msgspec import Struct
@@ -56,6 +56,18 @@ def asked_for(listen: str) -> tuple[Address, ...]:
     """The TCP addresses of a socket unit's property Listen, such as "[::]:8080 (Stream)", a line each."""
     found = re.findall(r"^(\S+):(\d+) \(Stream\)$", listen, re.MULTILINE)
     return tuple((host.strip("[]").partition("%")[0], int(port)) for host, port in found)
+
+
+def let_in(units: Iterable[Mapping[str, str]]) -> list[str] | None:
+    """The networks beyond this host that a unit's IPAddressAllow= lets in, or one's of the slices that it is in.
+
+    None where no unit has an IPAddressDeny=.
+    """
+    found = list(units)
+    if not any(unit.get("IPAddressDeny") for unit in found):
+        return None
+    networks = [ip_network(word, strict=False) for unit in found for word in unit.get("IPAddressAllow", "").split()]
+    return [str(network) for network in dict.fromkeys(networks) if not network.is_loopback]
 
 
 def overlaps(address: Address, other: Address) -> bool:

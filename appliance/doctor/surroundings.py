@@ -13,18 +13,20 @@ from appliance.config import Effective, Settings, load
 from appliance.config.paths import BENCHMARKS_NAME, SYSTEM_STATE, TUNING_NAME, config_candidates, state_directory
 from appliance.doctor.asking import Ask, Said, ask, get
 from appliance.doctor.listening import Address, Listener, asked_for, inodes_of, listeners
+from appliance.doctor.variables import variables_of
 from appliance.errors import ConfigError
 from appliance.models.store import Store
 
 SERVICE = "appliance.service"
 SOCKET = "appliance.socket"
+SLICE = "system-appliance.slice"
 TIMER = "appliance-bench.timer"
 MODEL_CHECK = "appliance-model-check.service"
-UNITS = (SERVICE, SOCKET, TIMER, MODEL_CHECK, "appliance-bench.service")
+UNITS = (SERVICE, SOCKET, SLICE, TIMER, MODEL_CHECK, "appliance-bench.service")
 OTHERS = "appliance-*"  # instances such as appliance-pull@ID.service, where they were used
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainStatus,NRestarts,MainPID,StatusText,MemoryMax,"
-    "MemoryHigh,DropInPaths,Listen,Environment,ExecStart,User,Group"
+    "MemoryHigh,DropInPaths,Listen,Environment,EnvironmentFiles,ExecStart,User,Group,IPAddressAllow,IPAddressDeny"
 )
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # told apart, not bound
 
@@ -128,17 +130,7 @@ def _told_by(service: Mapping[str, str], root: Path) -> tuple[Path | None, dict[
     file = re.search(r" --config[ =](/\S*)", command[1]) if command else None
     if file is None:
         return None, None
-    return root / file[1].lstrip("/"), _environment(service.get("Environment", ""))
-
-
-def _environment(shown: str) -> dict[str, str]:
-    """Of the property Environment: with spaces between, and quoted as a shell does where one has spaces itself."""
-    found = {}
-    for posix, quoted, plain in re.findall(r"""\$'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|(\S+)""", shown):
-        name, equals, value = (plain or re.sub(r"\\(.)", r"\1", posix or quoted)).partition("=")
-        if equals:
-            found[name] = value
-    return found
+    return root / file[1].lstrip("/"), variables_of(service, root)
 
 
 def _settings(config: Path | None, environ: Mapping[str, str] | None) -> tuple[Effective, str | None, bool]:

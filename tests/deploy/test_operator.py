@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.conftest import NewHost
 from tests.deploy.test_doctor import FAKE, READY, doctor
 from tests.support.hosts import Host
+from tests.support.units import drop_in
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = "/opt/appliance/current/lib/python3*/site-packages/appliance/data/systemd/optional"
@@ -43,7 +44,19 @@ def test_the_lan_is_let_in_as_the_docs_say_and_the_doctor_tells_who_is(new_appli
     host.run(f"{opening()} && {READY}")
     assert "*:8080" in listening(host)
     port = doctor(host)["port"]
-    assert "other hosts" in port["finding"], port
+    assert "other hosts too: 10.0.0.0/8, " in port["finding"], port
+
+    lan = "/etc/systemd/system/system-appliance.slice.d/50-lan.conf"
+    host.put("[Slice]\n", lan)
+    host.run("systemctl daemon-reload")
+    port = doctor(host)["port"]
+    assert "the packets of none are let in" in port["finding"], port
+    host.put("[Slice]\nIPAddressAllow=10.77.0.0/16\n", lan)
+    host.put("APPLIANCE__SERVER__PORT=9999\n", "/etc/default/appliance")
+    drop_in(host, "appliance.service", "[Service]\nEnvironmentFile=-/etc/default/appliance\n")
+    port = doctor(host)["port"]
+    assert port["facts"]["lets_in"] == ["10.77.0.0/16"], port
+    assert "server.port = 9999 does not count" in port["finding"], port
 
 
 def test_a_start_that_fails_says_why_at_error_and_is_not_tried_again(new_appliance: NewHost) -> None:

@@ -11,7 +11,8 @@ from appliance.doctor.asking import Said
 from appliance.doctor.checks.port import SOCKET_ANEW, check_port
 from appliance.doctor.checks.service import check_daemon, check_settings
 from appliance.doctor.listening import Listener, asked_for, listeners, overlaps
-from appliance.doctor.surroundings import SERVICE, SOCKET, Surroundings, look
+from appliance.doctor.surroundings import SERVICE, SLICE, SOCKET, Surroundings, look
+from appliance.doctor.variables import variables_of
 from tests.support.doctor import Programs, said, status, surroundings, write
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -185,6 +186,34 @@ def test_a_port_that_is_free_is_free_on_an_address_of_this_host_only(tmp_path: P
     assert said(check_port(surroundings(tmp_path, settings={"server": {"port": 0}})), "unknown", "server.port = 0")
 
 
+ANY = "0.0.0.0/0 ::/0"
+HERE = "127.0.0.0/8 ::1/128"
+
+
+def test_whose_packets_pass_is_told_and_that_none_do_is_yellow(tmp_path: Path) -> None:
+    """As `systemctl show` has it: what a unit allows, and its slice."""
+
+    def found(slice_allows: str, socket: str = "active", deny: str = ANY) -> tuple[str, str, object]:
+        listed = units("[::]:8080", IPAddressDeny=deny, IPAddressAllow=HERE)
+        listed[SOCKET]["ActiveState"] = socket
+        listed[SERVICE] |= {"IPAddressDeny": deny, "IPAddressAllow": HERE}
+        listed[SLICE] = {"IPAddressAllow": slice_allows}
+        finding = check_port(surroundings(tmp_path, status=status(), units=listed))
+        return finding.status, finding.finding, finding.facts["lets_in"]
+
+    host(tmp_path, (ALL, FROM_SYSTEMD, 7), own=(7,))
+    lan = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 169.254.0.0/16"
+    for unit in ("active", "inactive"):
+        colour, text, networks = found(lan, unit)
+        assert (colour, networks) == ("green", lan.split())
+        assert "(other hosts too: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and 2 more)" in text
+        colour, text, networks = found("", unit)
+        assert (colour, networks) == ("yellow", [])
+        assert "the packets of none are let in" in text
+        assert found(lan, unit, deny="")[2] is None
+    assert "(other hosts too: 192.168.7.0/24)" in found("192.168.7.0/24")[1]
+
+
 # ---- where the daemon is asked, and with whose settings ----------------------------------------------------
 
 SHOWN = """Id=appliance.service
@@ -257,6 +286,22 @@ def test_variables_of_the_unit_count_as_for_the_daemon(
     monkeypatch.setenv("APPLIANCE__SERVER__PORT", "1")  # which the daemon does not see
     here = looked(tmp_path, {"server": "port = 9000"}, shown)
     assert (here.settings.server.host, here.settings.server.port) == (host, 9000)
+
+
+def test_files_of_variables_count_over_the_units_own(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "etc/default/one": "# A=1\n; B=2\nAPPLIANCE__SERVER__HOST='a b' c\nHOST=\\\nd\n\nX = 'y\n",
+            "etc/default/two": 'HOST="e f" \nnothing\n',
+        },
+    )
+    files = "/etc/default/one (ignore_errors=no)\n/nowhere (ignore_errors=yes)\n/etc/default/two (ignore_errors=no)"
+    unit = {"Environment": "HOST=unit OTHER=1", "EnvironmentFiles": files}
+    assert variables_of({"EnvironmentFiles": files.splitlines()[0]}, tmp_path)["HOST"] == "d"
+    assert variables_of(unit, tmp_path) == {
+        "APPLIANCE__SERVER__HOST": "a b c", "HOST": "e f", "OTHER": "1", "X": "'y",
+    }  # fmt: skip
 
 
 def test_wrong_variables_of_the_unit_are_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
 """Where the appliance really listens, who reaches it there, and who else has the port. Connects to nobody."""
 
+from collections.abc import Sequence
+
 from appliance.doctor.asking import can_listen_at
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
-from appliance.doctor.listening import Address, Listener, is_local, listeners, overlaps, shown
-from appliance.doctor.surroundings import LOCAL, SERVICE, SOCKET, Surroundings
+from appliance.doctor.listening import Address, Listener, is_local, let_in, listeners, overlaps, shown
+from appliance.doctor.surroundings import LOCAL, SERVICE, SLICE, SOCKET, Surroundings
 
+LAN_FILE = "/etc/systemd/system/system-appliance.slice.d/50-lan.conf"
+SHOWN_NETWORKS = 3
 LOG = "journalctl -u appliance -n 50"
 SOCKET_DROP_IN = "optional/appliance.socket.d/lan.conf"
 SOCKET_ANEW = "systemctl stop appliance.socket appliance.service; systemctl start appliance.socket appliance.service"
@@ -92,10 +96,15 @@ def _listening(here: Surroundings, facts: dict[str, object]) -> Finding:
         where = f"{shown(addresses)} listens without it" if here.status is not None else "nobody can connect"
         return yellow("port", f"{SOCKET} is active, and its socket, {shown(here.socket_addresses)}, is not in use: "
                       f"{where}", SOCKET_ANEW, **facts)  # fmt: skip
+    networks = facts["lets_in"] = _networks(here)
+    if not local and networks == []:
+        return yellow("port", f"{text}, for other hosts too, and the packets of none are let in",
+                      f"{LAN_FILE}, then: systemctl daemon-reload", **facts)  # fmt: skip
+    others = f"other hosts too: {_few(networks)}" if networks else f"other hosts too: {SOCKET} says so"
     if not here.is_active(SOCKET):
-        return green("port", text + (' (this host alone: server.host = "0.0.0.0" is for the LAN)' if local else ""),
-                     **facts)  # fmt: skip
-    reach = f"this host alone: {SOCKET_DROP_IN} is for the LAN" if local else f"other hosts too: {SOCKET} says so"
+        alone = 'this host alone: server.host = "0.0.0.0" is for the LAN'
+        return green("port", f"{text} ({alone})" if local else f"{text} ({others})" if networks else text, **facts)
+    reach = f"this host alone: {SOCKET_DROP_IN} is for the LAN" if local else others
     server = here.settings.server
     ignored = [
         f"{name} = {value}"
@@ -111,6 +120,17 @@ def _listening(here: Surroundings, facts: dict[str, object]) -> Finding:
                       f"leave it out of the settings; systemctl edit {SOCKET}, or {SOCKET_DROP_IN}, and then: "
                       f"{SOCKET_ANEW}", **facts)  # fmt: skip
     return green("port", f"{text} ({reach})", **facts)
+
+
+def _networks(here: Surroundings) -> list[str] | None:
+    """Beyond this host, those whose packets pass; None where nothing is refused, or that is not known."""
+    unit = SOCKET if here.is_active(SOCKET) else SERVICE
+    return let_in([(here.units or {}).get(name, {}) for name in (unit, SLICE)])
+
+
+def _few(networks: Sequence[str]) -> str:
+    more = f" and {len(networks) - SHOWN_NETWORKS} more" if len(networks) > SHOWN_NETWORKS else ""
+    return ", ".join(networks[:SHOWN_NETWORKS]) + more
 
 
 def _addresses(here: Surroundings) -> list[Address]:
