@@ -66,8 +66,9 @@ def let_in(units: Iterable[Mapping[str, str]]) -> list[str] | None:
     found = list(units)
     if not any(unit.get("IPAddressDeny") for unit in found):
         return None
-    networks = [ip_network(word, strict=False) for unit in found for word in unit.get("IPAddressAllow", "").split()]
-    return [str(network) for network in dict.fromkeys(networks) if not network.is_loopback]
+    networks = {ip_network(word, strict=False) for unit in found for word in unit.get("IPAddressAllow", "").split()}
+    beyond = [network for network in networks if not network.is_loopback]
+    return [str(network) for network in sorted(beyond, key=lambda network: (network.version, int(network[0])))]
 
 
 def overlaps(address: Address, other: Address) -> bool:
