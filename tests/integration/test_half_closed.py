@@ -5,6 +5,7 @@ import base64
 import logging
 import socket
 import struct
+import sys
 
 import psutil
 import pytest
@@ -84,8 +85,13 @@ async def test_a_peer_that_is_gone_before_the_answer_to_its_upgrade_is_no_error(
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing it is a reset
             peer.sendall(upgrade())
     gone = "peer gone before its answer"
-    await until(lambda: sum(record.getMessage() == gone for record in caplog.records) == RESETS)
-    (told, *_) = [record for record in caplog.records if record.getMessage() == gone]
-    assert (told.levelno, told.exc_info, fields_of(told)["path"]) == (logging.DEBUG, None, "/v1/ws")
+    # From Python 3.12 on aiohttp answers in the turn in which it reads: nobody is gone yet, and the socket closes.
+    ends = (gone, "connection closed")
+    await until(lambda: sum(record.getMessage() in ends for record in caplog.records) == RESETS)
+    told = [record for record in caplog.records if record.getMessage() == gone]
+    assert {(record.levelno, record.exc_info, fields_of(record)["path"]) for record in told} <= {
+        (logging.DEBUG, None, "/v1/ws")
+    }
+    assert told or sys.version_info >= (3, 12)
     await until(lambda: not appliance.daemon.connections)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

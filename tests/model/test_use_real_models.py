@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -41,10 +42,20 @@ def place(store: Store, model: Installed, model_id: str, files: Path) -> Install
     records = {name: file_record(files / name) for name in model.manifest.files}
     manifest = sealed(msgspec.structs.replace(model.manifest, id=model_id, files=records))
     directory = store.directory / model_id / manifest.directory_name
-    shutil.copytree(files, directory, copy_function=os.link)
+    shutil.copytree(files, directory, copy_function=link_or_copy)
     (directory / MANIFEST_NAME).unlink()
     (directory / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
     return Installed(directory, manifest)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Debian 13 has /tmp in memory, where no file of the cache can be linked to."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
 
 
 @contextlib.asynccontextmanager
