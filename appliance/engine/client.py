@@ -4,36 +4,24 @@ Knows no client and no queue.
 """
 
 import asyncio
-import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 
 from appliance.config import EngineSettings
-from appliance.engine.backoff import Backoff
 from appliance.engine.base import EngineListener, EngineState, limits_of
 from appliance.engine.ipc import Load, Prepared, Ready, Rejected, Step
 from appliance.engine.lookup_mode import LookupMode
-from appliance.engine.out_of_memory import is_out_of_memory
-from appliance.engine.process import MAYBE_OUT_OF_MEMORY
+from appliance.engine.recovery import CheckModel, FallBack, Recovery
 from appliance.engine.recycling import Recycler
 from appliance.engine.replacing import Handover, Prove, Replacer, ReplaceReason, drafting_as
 from appliance.engine.watched import FailureKind, WatchedWorker
-from appliance.errors import ConfigError, StartError
 from appliance.observability.events import Event, event
 from appliance.observability.logs import fields
 from appliance.observability.metrics import Metrics
 from appliance.types import Message, Sampling
 
 log = logging.getLogger(__name__)
-
-TYPICAL_START_S = 4.0  # import, load and warm-up of a 0.5B model
-
-CRASHES_MAX = 2  # of one model before it was ever ready: then another is tried, where there is one
-
-CheckModel = Callable[[], object]
-FallBack = Callable[[str], Load | None]
 
 
 class EngineClient:
@@ -49,9 +37,8 @@ class EngineClient:
         self._settings = settings
         self._metrics = metrics
         self.replacer = Replacer(self, handover or Handover())
+        self._recovery = Recovery(settings)
         self._listener: EngineListener
-        self._check_model: CheckModel
-        self._fall_back: FallBack
         self._state: EngineState = "loading"
         self._stopping = asyncio.Event()
         self.serving: WatchedWorker | None = None
@@ -60,18 +47,10 @@ class EngineClient:
         """The one that takes over when it is ready, or has passed its trial."""
         self._workers: dict[WatchedWorker, asyncio.Task[None]] = {}  # all that may still have a process
         self._ended: asyncio.Queue[WatchedWorker | None] = asyncio.Queue()  # each once; None: stop
-        self._backoff = Backoff(settings)
-        self._pause_s = 0.0
-        self._next_start_at: float | None = None
         self.ever_ready = False
         """Whether any worker has ever been ready."""
         self.canary: tuple[float, float] | None = None
         """When the last canary was answered, on the monotonic clock, and seconds that it took; None before."""
-        self.losses = 0
-        """Workers lost since the start."""
-        self._crashes = 0  # of this model, before any was ever ready
-        self.last_loss: str | None = None
-        """Why the last one was lost."""
         self.why_away: str | None = None
         """Why no worker takes requests; None while one does, or has never been."""
         self.recycles = 0
@@ -100,12 +79,22 @@ class EngineClient:
     @property
     def given_up(self) -> bool:
         """Whether so many workers were lost that one is tried seldom."""
-        return self._backoff.given_up
+        return self._recovery.given_up
 
     @property
     def next_start_s(self) -> float | None:
         """Seconds until a worker is tried again, in the pause after a loss."""
-        return None if self._next_start_at is None else max(0.0, self._next_start_at - time.monotonic())
+        return self._recovery.next_start_s
+
+    @property
+    def losses(self) -> int:
+        """Workers lost since the start."""
+        return self._recovery.losses
+
+    @property
+    def last_loss(self) -> str | None:
+        """Why the last one was lost."""
+        return self._recovery.last_loss
 
     def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
         """See Engine."""
@@ -135,11 +124,12 @@ class EngineClient:
 
         `check_model` runs on a thread, in the pause before a worker is replaced: a model that was damaged under a
         running daemon would only make one worker after another fail, or answer nonsense. Where it raises a
-        ConfigError, and where a model crashes CRASHES_MAX times before any worker was ever ready, `fall_back` is
-        asked, on a thread and with the reason, what to load instead; where it knows nothing, what was raised ends
+        ConfigError, and where a model crashes recovery.CRASHES_MAX times before any worker was ever ready, `fall_back`
+        is asked, on a thread and with the reason, what to load instead; where it knows nothing, what was raised ends
         `run`.
         """
-        self._listener, self._check_model, self._fall_back = listener, check_model, fall_back
+        self._listener = listener
+        self._recovery.check_model, self._recovery.fall_back = check_model, fall_back
         self.launch(self.load)
         recycling = asyncio.create_task(self.recycler.run(check_model))
         try:
@@ -158,55 +148,19 @@ class EngineClient:
 
     async def _replace_lost(self, worker: WatchedWorker) -> None:
         """Start another where none is there to take over. Raises what `run` raises."""
-        self.losses += 1
-        self.last_loss = worker.reason
         self.why_away = None if self.serving else worker.reason
+        self._recovery.lost(worker, manned=self.manned())
         if self.manned():
-            log.error("engine worker lost, another serves", extra=_loss(worker))
             return
-        self._tell_pause(worker)
         if not self.ever_ready:
-            await self._count_crash(worker.reason)
+            self._load_instead(await self._recovery.count_crash(worker.reason))
         self._state = "restarting" if self.ever_ready else "loading"
-        await self._pause()
+        self._load_instead(await self._recovery.pause(self._stopping))
         if not self.manned() and not self._stopping.is_set():
             self.launch(self.load)
 
-    async def _count_crash(self, reason: str) -> None:
-        """Load another model where this one crashes. Raises StartError where there is none, after some attempts."""
-        self._crashes += 1
-        attempts = self._settings.start_attempts
-        if self._crashes >= min(CRASHES_MAX, attempts):
-            other = await asyncio.to_thread(self._fall_back, reason)
-            if other is not None:
-                self.load, self._crashes = drafting_as(self.load, other), 0
-            elif self._crashes >= attempts:
-                raise StartError(f"the engine did not get ready in {self.losses} attempts; the last: {reason}")
-
-    def _tell_pause(self, worker: WatchedWorker) -> None:
-        log.error("engine worker lost", extra=_loss(worker, next_start_s=round(self._pause_s, 2)))
-        if self._backoff.given_up:
-            log.error(
-                "engine keeps failing, tried seldom",
-                extra=event(
-                    Event.WORKER_GIVEN_UP, losses=self._settings.failures_max,
-                    within_s=self._settings.failure_window_s, next_start_s=self._pause_s, reason=worker.reason,
-                ),
-            )  # fmt: skip
-
-    async def _pause(self) -> None:
-        """Wait for the next start, at most until `stop`. Raises what the model's check raises."""
-        check = asyncio.create_task(asyncio.to_thread(self._check_model))
-        self._next_start_at = time.monotonic() + self._pause_s
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), self._pause_s)
-        self._next_start_at = None
-        try:
-            await check
-        except ConfigError as error:
-            other = await asyncio.to_thread(self._fall_back, str(error))
-            if other is None:
-                raise
+    def _load_instead(self, other: Load | None) -> None:
+        if other is not None:
             self.load = drafting_as(self.load, other)
 
     def stop(self) -> None:
@@ -318,8 +272,7 @@ class EngineClient:
         self._metrics.engine_lost(kind)
         retry_after_s = 1.0  # for what an old worker held, while its successor serves
         if worker is self.serving or (worker is self.starting and self.serving is None):
-            self._pause_s = self._backoff.lost(worker.ready_for_s)
-            retry_after_s = math.ceil(self._pause_s + TYPICAL_START_S)
+            retry_after_s = self._recovery.failed(worker.ready_for_s)
         if worker is self.starting:
             self.starting = None
         if worker is self.serving:
@@ -328,11 +281,4 @@ class EngineClient:
             self.why_away = worker.why or "the worker ended by itself"
             self._metrics.engine_away()
             self._listener.engine_away()
-        self._listener.requests_lost(worker.due, float(retry_after_s))
-
-
-def _loss(worker: WatchedWorker, **values: object) -> dict[str, object]:
-    """How the loss of a worker is logged. SIGKILL is no proof that memory ran out."""
-    exhausted = is_out_of_memory(worker.reason.replace(MAYBE_OUT_OF_MEMORY, ""))
-    kind = Event.WORKER_OUT_OF_MEMORY if exhausted else Event.WORKER_LOST
-    return event(kind, reason=worker.reason, worker_pid=worker.pid, **values)
+        self._listener.requests_lost(worker.due, retry_after_s)

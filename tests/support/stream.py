@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 from appliance.config import DispatchSettings, EngineSettings
 from appliance.dispatch import Capacity, Dispatcher, Ticket
-from appliance.engine.client import EngineClient, FallBack
+from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
+from appliance.engine.recovery import FallBack
 from appliance.engine.replacing import Handover
 from appliance.errors import RequestError
 from appliance.observability.metrics import Metrics
