@@ -15,7 +15,7 @@ import msgspec
 from appliance.config import DispatchSettings
 from appliance.dispatch.capacity import Capacity
 from appliance.dispatch.fair_queue import FairQueue
-from appliance.dispatch.speed import Speed, retry_after_s, starts_s
+from appliance.dispatch.positions import Positions
 from appliance.dispatch.ticket import CancelReason, RequestSink, State, Ticket
 from appliance.engine.base import Engine, EngineLimits
 from appliance.engine.ipc import Step
@@ -37,7 +37,6 @@ from appliance.types import ChatRequest
 
 log = logging.getLogger(__name__)
 
-
 DRAINED_RETRY_S = 30.0  # maintenance takes a while; asking again costs little
 PREPARE_AHEAD = 2  # one under way and one behind it keep the tokenizer busy
 
@@ -57,10 +56,9 @@ class Dispatcher:
         self._numbers = itertools.count(1)  # 0 is the worker's warm-up
         self._queue = FairQueue()
         self._preparing: set[int] = set()  # with the engine, and not answered yet, cancelled meanwhile or not
-        self._positions_due = False
         self._running: dict[int, Ticket] = {}
         self._limits: EngineLimits | None = None  # None while there is no engine to start requests on
-        self._speed = Speed()
+        self._positions = Positions(self._queue, self._running)
         self._drain_ends_at: float | None = None
         self.drained = False
         """Whether new requests are refused for maintenance; nothing ends of it."""
@@ -106,7 +104,7 @@ class Dispatcher:
         self._queue.push(ticket)
         self._idle.clear()
         self._prepare()
-        self._positions_changed()
+        self._positions.changed()
         return ticket
 
     def cancel(self, ticket: Ticket, reason: CancelReason = "client") -> None:
@@ -141,28 +139,28 @@ class Dispatcher:
         if len(self._queue) >= self.settings.max_waiting:
             raise QueueFull(
                 f"{len(self._queue)} requests wait, which is all there is room for",
-                retry_after_s=retry_after_s(self._etas_s() or []),
+                retry_after_s=self._positions.retry_after_s(),
             )
         own = self._queue.waiting_of(client)
         if own >= self.settings.max_waiting_per_client:
             raise QueueFull(
                 f"{own} of your requests wait, which is all one client may have",
-                retry_after_s=retry_after_s(self._etas_s() or []),
+                retry_after_s=self._positions.retry_after_s(),
             )
 
     # ---- from the engine (EngineListener) ---------------------------------------------------------------
 
     def engine_ready(self, limits: EngineLimits) -> None:
         """A worker to start requests on: everything that waits is prepared on it."""
-        self._limits = limits
+        self._limits, self._positions.slots = limits, limits.max_running_requests
         self._unprepare()
         self._prepare()
 
     def engine_away(self) -> None:
         """Start nothing until the engine is ready again; what waits goes on waiting."""
-        self._limits = None
+        self._limits = self._positions.slots = None
         self._unprepare()
-        self._positions_changed()
+        self._positions.changed()
 
     def prompt_prepared(self, request_id: int, prompt_tokens: int) -> None:
         """The length is known: refuse what can never fit, start what fits now."""
@@ -173,7 +171,7 @@ class Dispatcher:
             return  # cancelled meanwhile
         ticket.prompt_tokens = prompt_tokens
         ticket.state = State.WAITING
-        most = min(self.capacity.max_prompt_tokens, self._limits.kv_blocks * self._limits.block_tokens - 1)
+        most = self.capacity.longest_prompt(self._limits)
         if prompt_tokens > most:
             self._forget(ticket)
             ticket.failed(PromptTooLong(f"the prompt has {prompt_tokens} tokens; at most {most} fit"))
@@ -244,17 +242,6 @@ class Dispatcher:
                 self._preparing.add(ticket.number)
                 self._engine.prepare(ticket.number, ticket.request.messages)
 
-    def _etas_s(self) -> list[float] | None:
-        """Seconds until each waiting request starts, in order; None while it can't be told."""
-        if self._limits is None:
-            return None
-        running = [self._speed.remaining_s(t.max_tokens, t.completion_tokens) for t in self._running.values()]
-        waiting = [self._speed.remaining_s(t.request.sampling.max_tokens) for t in self._queue]
-        if None in running or None in waiting:
-            return None
-        slots = self._limits.max_running_requests
-        return starts_s([s for s in running if s is not None], [s for s in waiting if s is not None], slots)
-
     def _admit(self) -> None:
         """Start waiting requests, in order, while their worst case fits; the first that does not fit ends it."""
         limits = self._limits
@@ -264,9 +251,7 @@ class Dispatcher:
             if ticket.state is not State.WAITING:
                 continue
             sampling = ticket.request.sampling
-            room = min(self.capacity.context_tokens, limits.kv_blocks * limits.block_tokens) - ticket.prompt_tokens
-            max_tokens = min(sampling.max_tokens, room)
-            blocks = -(-(ticket.prompt_tokens + max_tokens) // limits.block_tokens)
+            max_tokens, blocks = self.capacity.worst_case(ticket.prompt_tokens, sampling.max_tokens, limits)
             free = limits.kv_blocks - sum(running.blocks for running in self._running.values())
             if blocks > free or len(self._running) >= limits.max_running_requests:
                 break
@@ -278,7 +263,7 @@ class Dispatcher:
             ticket.model = self.model
             ticket.started()
             self._metrics.started(ticket.prompt_tokens, ticket.timings().queue_ms / 1000)
-        self._positions_changed()
+        self._positions.changed()
 
     def _forget(self, ticket: Ticket) -> None:
         """Take a request that does not run out of the queue, and out of the engine's prepared prompts."""
@@ -295,24 +280,10 @@ class Dispatcher:
         ticket.failed(DeadlineExceeded(f"the deadline of {ticket.request.deadline_s:g} s passed {where}"))
         self._admit()
 
-    def _positions_changed(self) -> None:
-        """Tell positions once, after all that happens in this turn of the event loop."""
-        if not self._positions_due:
-            self._positions_due = True
-            asyncio.get_running_loop().call_soon(self._tell_positions)
-
-    def _tell_positions(self) -> None:
-        """Requests that wait for more than their own tokenization hear where they stand."""
-        self._positions_due = False
-        etas_s = self._etas_s()
-        for place, ticket in enumerate(self._queue):
-            if ticket.state is State.WAITING or self._limits is None:
-                ticket.queued(place + 1, None if etas_s is None else round(etas_s[place], 1))
-
     def _ended(self, ticket: Ticket, outcome: str) -> None:
         timings = ticket.timings()
         if ticket.started_at is not None and outcome in ("stop", "length"):
-            self._speed.add((timings.total_ms - timings.queue_ms) / 1000, max(1, ticket.completion_tokens))
+            self._positions.answered(timings, ticket.completion_tokens)
         self._metrics.ended(outcome, timings, ticket.completion_tokens)
         cancelled = ticket.cancel_reason if outcome == "cancelled" else None
         log.info(
