@@ -2,110 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 import pytest
 
-from appliance.config import DispatchSettings
-from appliance.dispatch import Capacity, Dispatcher, Ticket
-from appliance.engine.base import EngineLimits, EngineState
 from appliance.engine.ipc import Finish, Step, TextDelta
-from appliance.errors import QueueFull, RequestError, ShuttingDown
+from appliance.errors import QueueFull, ShuttingDown
 from appliance.observability.events import Event
 from appliance.observability.logs import fields_of
-from appliance.observability.metrics import Metrics
-from appliance.types import ChatRequest, EngineStats, FinishReason, Message, Sampling, Timings, Usage
-
-STATS = EngineStats(0.01, 1, 0.1, 1000, 1000)
-
-
-class ScriptedEngine:
-    """Remembers what it is told."""
-
-    state: EngineState = "ready"
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-        self.max_tokens: dict[int, int] = {}
-
-    def prepare(self, request_id: int, messages: Sequence[Message]) -> None:
-        self.calls.append(("prepare", request_id))
-
-    def start(self, request_id: int, sampling: Sampling) -> None:
-        self.calls.append(("start", request_id))
-        self.max_tokens[request_id] = sampling.max_tokens
-
-    def cancel(self, request_id: int) -> None:
-        self.calls.append(("cancel", request_id))
-
-    def started(self) -> list[int]:
-        return [number for call, number in self.calls if call == "start"]
-
-
-class Sink:
-    """Remembers every event of one request."""
-
-    def __init__(self) -> None:
-        self.positions: list[int] = []
-        self.text = ""
-        self.is_started = False
-        self.ends: list[FinishReason | RequestError] = []
-        self.usage: Usage | None = None
-
-    def queued(self, position: int, eta_s: float | None) -> None:
-        self.positions.append(position)
-
-    def started(self, prompt_tokens: int) -> None:
-        self.is_started = True
-
-    def delta(self, offset: int, text: str) -> None:
-        assert offset == len(self.text)
-        self.text += text
-
-    def done(self, reason: FinishReason, usage: Usage, timings: Timings) -> None:
-        self.ends.append(reason)
-        self.usage = usage
-
-    def failed(self, error: RequestError) -> None:
-        self.ends.append(error)
-
-    @property
-    def code(self) -> str:
-        (end,) = self.ends
-        assert isinstance(end, RequestError), end
-        return end.code
-
-
-class Desk:
-    """A dispatcher over a scripted engine: 10 blocks of 32 tokens, 4 requests at once."""
-
-    def __init__(self, *, ready: bool = True, **settings: float) -> None:
-        self.engine = ScriptedEngine()
-        capacity = Capacity(context_tokens=256, kv_cache_tokens=320)
-        self.dispatcher = Dispatcher(self.engine, DispatchSettings(**settings), capacity, Metrics())  # type: ignore[arg-type] # whole numbers
-        if ready:
-            self.ready()
-
-    def ready(self) -> None:
-        self.dispatcher.engine_ready(EngineLimits(max_running_requests=4, kv_blocks=10, block_tokens=32))
-
-    def lose(self, *held: Ticket) -> None:
-        self.dispatcher.engine_away()
-        self.dispatcher.requests_lost([ticket.number for ticket in held], 4)
-
-    def submit(self, client: str = "a", max_tokens: int = 32, deadline_s: float = 60) -> tuple[Ticket, Sink]:
-        sink = Sink()
-        sampling = Sampling(max_tokens=max_tokens, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=0)
-        request = ChatRequest(client=client, messages=[Message("user", "hi")], sampling=sampling, deadline_s=deadline_s)
-        return self.dispatcher.submit(request, sink), sink
-
-    def running(self, prompt_tokens: int = 32, client: str = "a", max_tokens: int = 32) -> tuple[Ticket, Sink]:
-        ticket, sink = self.submit(client, max_tokens)
-        self.dispatcher.prompt_prepared(ticket.number, prompt_tokens)
-        return ticket, sink
-
-    def finish(self, ticket: Ticket, reason: FinishReason = "stop", error: str | None = None) -> None:
-        self.dispatcher.step_done(Step([], [Finish(ticket.number, reason, 1, error)], STATS))
+from appliance.types import Usage
+from tests.support.dispatching import STATS, Desk
 
 
 async def test_a_request_that_fits_starts_at_once_and_ends_once() -> None:
@@ -258,82 +163,6 @@ async def test_blocks_of_an_expired_request_are_free_only_when_the_engine_says_s
     assert after.number not in desk.engine.started()
     desk.finish(expired, "cancelled")
     assert after.number in desk.engine.started()
-
-
-async def test_a_lost_engine_fails_what_it_held_and_keeps_what_waited() -> None:
-    desk = Desk()
-    running, running_sink = desk.running(prompt_tokens=100, max_tokens=150)
-    waiting, waiting_sink = desk.running(prompt_tokens=100, max_tokens=100)
-    preparing, preparing_sink = desk.submit()
-    desk.lose(running, preparing)
-    assert running_sink.code == preparing_sink.code == "engine_restarted"
-    assert waiting_sink.ends == []
-    desk.ready()
-    assert desk.engine.calls[-1] == ("prepare", waiting.number)
-    desk.dispatcher.prompt_prepared(waiting.number, 100)
-    assert waiting_sink.is_started
-    assert running.number != preparing.number
-
-
-async def test_another_worker_that_takes_over_has_all_that_waits_prepared_again_and_harms_nothing_that_runs() -> None:
-    desk = Desk()
-    running, running_sink = desk.running(prompt_tokens=100, max_tokens=150)  # 8 of 10 blocks
-    waiting, waiting_sink = desk.running(prompt_tokens=100, max_tokens=100)
-    preparing, _ = desk.submit()
-    desk.ready()
-    assert desk.engine.calls[-2:] == [("prepare", waiting.number), ("prepare", preparing.number)]
-    desk.dispatcher.prompt_prepared(waiting.number, 100)
-    assert not waiting_sink.is_started, "blocks of the old worker's requests count until they end"
-    desk.finish(running)
-    assert (running_sink.ends, waiting_sink.is_started) == (["stop"], True)
-
-
-async def test_while_no_worker_takes_requests_what_runs_goes_on_and_what_waits_waits() -> None:
-    desk = Desk()
-    running, running_sink = desk.running()
-    desk.dispatcher.engine_away()
-    waiting, waiting_sink = desk.submit()
-    desk.dispatcher.step_done(Step([TextDelta(running.number, "Paris", 1)], [], STATS))
-    desk.finish(running)
-    assert (running_sink.text, running_sink.ends) == ("Paris", ["stop"])
-    assert ("prepare", waiting.number) not in desk.engine.calls
-    assert waiting_sink.ends == []
-    desk.ready()
-    assert desk.engine.calls[-1] == ("prepare", waiting.number)
-
-
-async def test_what_was_cancelled_when_the_engine_is_lost_ends_as_cancelled() -> None:
-    desk = Desk()
-    ticket, sink = desk.running()
-    desk.dispatcher.cancel(ticket)
-    desk.lose(ticket)
-    assert sink.ends == ["cancelled"]
-
-
-async def test_before_the_engine_is_ready_requests_wait_and_know_their_place() -> None:
-    desk = Desk(ready=False)
-    first, first_sink = desk.submit()
-    _, second_sink = desk.submit()
-    await asyncio.sleep(0)
-    assert (first_sink.positions, second_sink.positions) == ([1], [2])
-    desk.ready()
-    desk.dispatcher.prompt_prepared(first.number, 10)
-    assert first_sink.is_started
-
-
-async def test_an_engine_that_fails_one_request_tells_only_that_one() -> None:
-    desk = Desk()
-    ticket, sink = desk.running()
-    desk.finish(ticket, "cancelled", error="no room in the KV cache")
-    assert sink.code == "internal"
-
-
-async def test_a_rejected_prompt_is_a_bad_request() -> None:
-    desk = Desk()
-    ticket, sink = desk.submit()
-    desk.dispatcher.request_rejected(ticket.number, "the template wants roles to alternate")
-    assert sink.code == "bad_request"
-    assert desk.dispatcher.waiting == 0
 
 
 async def test_drain_refuses_new_requests_and_waits_for_live_ones() -> None:
