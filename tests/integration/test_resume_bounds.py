@@ -1,16 +1,12 @@
 """What resumable answers may take: requests of a client, characters in all, a reader's outbox."""
 
 import random
-from typing import Any
 
 import aiohttp
 
 from appliance.engine.fake import expected_answer
 from tests.support.daemon import Appliance, Peer, running, settings, until
-from tests.support.resuming import Heard, connected_from, cut_and_noticed, resume, settled
-
-ENDLESS = "again and again fake:step-ms=2"
-LONG: dict[str, Any] = {"params": {"max_tokens": 4000}, "resumable": True}
+from tests.support.resuming import ENDLESS, LONG, Heard, connected_from, cut_and_noticed, resume, settled
 
 
 async def test_detached_requests_count_as_live_ones() -> None:

@@ -9,6 +9,10 @@ import msgspec
 
 from tests.support.daemon import Appliance, Peer, until
 
+ENDLESS = "again and again fake:step-ms=2"
+LONG: dict[str, Any] = {"params": {"max_tokens": 4000}, "resumable": True}
+"""What a resumable chat that outlives its test is sent with."""
+
 
 class Heard:
     """All that was heard of one request, over however many sockets; each offset has to follow on the text before."""
