@@ -17,7 +17,7 @@ import pytest
 from appliance.api.activation import InheritedSocket
 from appliance.api.overruled import overruled
 from appliance.config import load
-from tests.support.daemon import Peer
+from tests.support.daemon import Peer, connect
 from tests.support.process import ACTIVATE, environment, serving
 
 CLIENTS = 8
@@ -50,12 +50,6 @@ def backlog_of(listener: socket.socket) -> int:
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
     found: int = struct.unpack_from("I", info, 28)[0]
     return found
-
-
-async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
-    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
-    await peer.until("hello")
-    return peer
 
 
 async def answers(url: str) -> bool:

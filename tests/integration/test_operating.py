@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.daemon import Peer
+from tests.support.daemon import connect
 from tests.support.process import Served, environment, serving
 
 ENDLESS = "again and again fake:step-ms=5"
@@ -33,12 +33,6 @@ def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 async def get(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
     async with session.get(url) as response:
         return response.status, await response.json()
-
-
-async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
-    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
-    await peer.until("hello")
-    return peer
 
 
 async def test_a_drained_daemon_finishes_what_it_has_and_takes_nothing_new(tmp_path: Path, served: Served) -> None:

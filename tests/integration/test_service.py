@@ -15,7 +15,7 @@ import pytest
 
 from appliance.api.status_line import status_line
 from appliance.cli.serve import FAKE_MODEL
-from tests.support.daemon import Peer, running, settings
+from tests.support.daemon import connect, running, settings
 from tests.support.notify import Manager, Told, service_manager
 from tests.support.process import Served, environment, serving
 
@@ -37,12 +37,6 @@ def served(tmp_path: Path, manager: Manager) -> Iterator[Served]:
 
 def ready(told: Told) -> bool:
     return told.get("READY") == "1"
-
-
-async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
-    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
-    await peer.until("hello")
-    return peer
 
 
 def test_ready_comes_once_after_the_warm_up_and_stopping_before_the_end(served: Served, manager: Manager) -> None:

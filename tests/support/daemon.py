@@ -120,6 +120,14 @@ class Peer:
                 return text, message
 
 
+async def connect(session: aiohttp.ClientSession, url: str) -> Peer:
+    """A raw WebSocket peer that has read the hello, which is the first message."""
+    peer = Peer(await session.ws_connect(f"{url}/v1/ws"))
+    peer.hello = await peer.receive()
+    assert peer.hello["type"] == "hello"
+    return peer
+
+
 class Ends:
     """Every event of the requests on one socket, read until told to stop; a second end of a request is a failure."""
 
