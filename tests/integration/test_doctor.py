@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.doctor import N100_FLAGS, write
 from tests.support.process import Served, environment, serving
+from tests.support.terminal import shown_on_a_terminal
 
 
 @pytest.fixture
@@ -113,20 +114,10 @@ def test_a_made_up_host_is_looked_at_below_its_root(tmp_path: Path) -> None:
 
 
 def test_a_terminal_gets_colours(tmp_path: Path) -> None:
-    master, slave = os.openpty()
-    with os.fdopen(master, "rb", buffering=0) as screen:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "appliance", "doctor"],
-            env=environment(tmp_path, engine__pipeline="fake", server__port=1) | {"TERM": "xterm", "LANG": "C.UTF-8"},
-            stdout=slave,
-        )
-        os.close(slave)
-        shown = b""
-        try:
-            while piece := screen.read(4096):
-                shown += piece
-        except OSError:
-            pass  # the terminal's other side is closed
-        assert process.wait(timeout=60) in (1, 2)
+    command = [sys.executable, "-P", "-m", "appliance", "doctor"]
+    status, shown = shown_on_a_terminal(
+        command, environment(tmp_path, engine__pipeline="fake", server__port=1) | {"TERM": "xterm", "LANG": "C.UTF-8"}
+    )
+    assert status in (1, 2)
     assert b"\x1b[33myellow" in shown
     assert "→ start it with: appliance serve".encode() in shown

@@ -1,102 +1,20 @@
 """`appliance chat` as a person sees it: a process on a pseudo-terminal, a scripted server."""
 
-import asyncio
 import contextlib
 import json
-import os
 import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
 
-from appliance.client.scripted import HELLO, ScriptedServer, done
+from appliance.client.scripted import HELLO, Peer, ScriptedServer, done
 from appliance.protocol.websocket import Cancel, Chat, ChatParams, Delta, Error, Queued, Resume
 from appliance.types import Message
-
-WAIT_S = 20.0  # a bound for a test that fails
-CTRL_C, CTRL_D, CTRL_P = "\x03", "\x04", "\x10"
-T = TypeVar("T")
-
-
-class Terminal:
-    """The person's side of a pseudo-terminal."""
-
-    def __init__(self, master: int, process: Process) -> None:
-        self._master = master
-        self._process = process
-        self._unread = ""
-        self._news = asyncio.Event()
-        asyncio.get_running_loop().add_reader(master, self._read)
-
-    def type(self, text: str) -> None:
-        """Press keys."""
-        os.write(self._master, text.encode())
-
-    async def expect(self, text: str) -> str:
-        """What was shown up to and with `text`, since the last time."""
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await self.shown(text)
-        except TimeoutError:
-            raise AssertionError(f"{text!r} was not shown; this was: {self._unread!r}") from None
-        return self._take(text)
-
-    async def shown(self, text: str) -> None:
-        """Return when `text` is among what was shown and not yet expected."""
-        while text not in self._unread:
-            self._news.clear()
-            await self._news.wait()
-
-    def _take(self, text: str) -> str:
-        end = self._unread.index(text) + len(text)
-        shown, self._unread = self._unread[:end], self._unread[end:]
-        return shown
-
-    async def press_ctrl_c_until(self, waiting: Callable[[], Awaitable[T]]) -> T:
-        """Press Ctrl-C at the prompt, and again where it went unnoticed.
-
-        CPython's input() misses a signal that comes between its showing of the prompt and its sleep, a matter of
-        microseconds, and notices the next one. A person presses again, and never is as quick as a test.
-        """
-        while True:
-            self.type(CTRL_C)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    return await waiting()
-
-    async def ended(self) -> int:
-        """The exit status."""
-        async with asyncio.timeout(WAIT_S):
-            return await self._process.wait()
-
-    async def close(self) -> None:
-        """End what still runs."""
-        asyncio.get_running_loop().remove_reader(self._master)
-        if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-        os.close(self._master)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._master, 4096)
-        except OSError:  # the other side is closed
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._master)
-        self._unread += data.decode("utf-8", "replace")
-        self._news.set()
-
+from tests.support.terminal import CTRL_C, CTRL_D, CTRL_P, WAIT_S, Terminal, on_a_terminal
 
 Open = Callable[..., Awaitable[Terminal]]
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "appliance", "chat", *arguments]
 
 
 @pytest.fixture
@@ -105,22 +23,22 @@ async def open_terminal(home: dict[str, str]) -> AsyncIterator[Open]:
     async with contextlib.AsyncExitStack() as running:
 
         async def run(*arguments: str) -> Terminal:
-            master, slave = os.openpty()
-            process = await asyncio.create_subprocess_exec(
-                *command(*arguments), env=home, preexec_fn=lambda: os.login_tty(slave), close_fds=False
-            )
-            os.close(slave)
-            terminal = Terminal(master, process)
-            running.push_async_callback(terminal.close)
-            return terminal
+            command = [sys.executable, "-m", "appliance", "chat", *arguments]
+            return await running.enter_async_context(on_a_terminal(command, home))
 
         yield run
 
 
-async def test_a_conversation_keeps_its_turns_and_ctrl_d_leaves(server: ScriptedServer, open_terminal: Open) -> None:
-    terminal = await open_terminal("--url", server.url)
+async def conversation(server: ScriptedServer, open_terminal: Open, *arguments: str) -> tuple[Terminal, Peer]:
+    """The command, connected and at its prompt."""
+    terminal = await open_terminal("--url", server.url, *arguments)
     peer = await server.accept()
     await terminal.expect("> ")
+    return terminal, peer
+
+
+async def test_a_conversation_keeps_its_turns_and_ctrl_d_leaves(server: ScriptedServer, open_terminal: Open) -> None:
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("first question\r")
     await peer.answer("first answer")
     await terminal.expect("first answer\r\nTTFT 118 ms · 40.0 tok/s · 2 tokens · stop\r\n> ")
@@ -141,9 +59,7 @@ async def test_a_conversation_keeps_its_turns_and_ctrl_d_leaves(server: Scripted
 async def test_ctrl_c_cancels_one_answer_and_the_conversation_goes_on(
     server: ScriptedServer, open_terminal: Open
 ) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("count\r")
     chat = await peer.receive(Chat)
     await peer.send(Delta(chat.id, 0, "one two"))
@@ -162,9 +78,7 @@ async def test_ctrl_c_cancels_one_answer_and_the_conversation_goes_on(
 
 
 async def test_a_second_ctrl_c_does_not_wait_for_the_server(server: ScriptedServer, open_terminal: Open) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("count\r")
     chat = await peer.receive(Chat)
     await peer.send(Delta(chat.id, 0, "one"))
@@ -180,9 +94,7 @@ async def test_a_second_ctrl_c_does_not_wait_for_the_server(server: ScriptedServ
 async def test_ctrl_c_at_the_prompt_clears_the_line_and_twice_leaves(
     server: ScriptedServer, open_terminal: Open
 ) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("never sent")
     await terminal.expect("never sent")
     await terminal.press_ctrl_c_until(lambda: terminal.shown("leaves\r\n> "))
@@ -198,9 +110,7 @@ async def test_the_queue_position_is_shown_and_replaced(
     server: ScriptedServer, open_terminal: Open, home: dict[str, str]
 ) -> None:
     home["TERM"] = "xterm"
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("hi\r")
     chat = await peer.receive(Chat)
     await peer.send(Queued(chat.id, 3, 4.2))
@@ -210,9 +120,7 @@ async def test_the_queue_position_is_shown_and_replaced(
 
 
 async def test_escape_sequences_do_not_reach_the_terminal(server: ScriptedServer, open_terminal: Open) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("paint\r")
     await peer.answer("\x1b[31mred\x1b[0m \x9b2Jclear\x07")
     assert "\x1b" not in await terminal.expect("[31mred[0m 2Jclear\r\n")
@@ -221,9 +129,7 @@ async def test_escape_sequences_do_not_reach_the_terminal(server: ScriptedServer
 async def test_a_lost_connection_keeps_the_conversation_and_is_made_again(
     server: ScriptedServer, open_terminal: Open
 ) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("before\r")
     await peer.answer("kept")
     await terminal.expect("stop\r\n> ")
@@ -243,9 +149,7 @@ async def test_an_answer_goes_on_after_a_lost_connection(
     home["TERM"] = "xterm"
     limits = msgspec.structs.replace(HELLO.limits, resume_grace_s=WAIT_S)
     server.greeting = msgspec.structs.replace(HELLO, limits=limits)
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("during\r")
     chat = await peer.receive(Chat)
     await peer.send(Delta(chat.id, 0, "one "))
@@ -265,9 +169,7 @@ async def test_ctrl_c_ends_the_attempts_to_connect_again(
     server: ScriptedServer, open_terminal: Open, home: dict[str, str]
 ) -> None:
     home["TERM"] = "xterm"
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("before\r")
     await peer.receive(Chat)
     await server.stop()
@@ -283,9 +185,7 @@ async def test_ctrl_c_ends_the_attempts_to_connect_again(
 
 
 async def test_a_failed_question_is_told_and_not_kept(server: ScriptedServer, open_terminal: Open) -> None:
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("too much\r")
     chat = await peer.receive(Chat)
     await peer.send(Error(chat.id, "rate_limited", "not so many", None))
@@ -295,9 +195,7 @@ async def test_a_failed_question_is_told_and_not_kept(server: ScriptedServer, op
 
 
 async def test_slash_commands(server: ScriptedServer, open_terminal: Open, tmp_path: Path) -> None:
-    terminal = await open_terminal("--url", server.url, "--system", "Long.")
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal, "--system", "Long.")
     for line, shown in [
         ("/system Brief.", "system prompt set"),
         ("/set temperature 0", "temperature 0.0"),
@@ -333,9 +231,7 @@ async def test_lines_are_remembered_for_their_writer_only(
     server: ScriptedServer, open_terminal: Open, tmp_path: Path
 ) -> None:
     history = tmp_path / "state" / "appliance" / "chat_history"
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type("/help\r")
     await terminal.expect("> ")
     assert history.parent.stat().st_mode & 0o777 == 0o700
@@ -346,9 +242,7 @@ async def test_lines_are_remembered_for_their_writer_only(
     terminal.type(CTRL_D)
     assert await terminal.ended() == 0
     assert history.stat().st_mode & 0o777 == 0o600
-    terminal = await open_terminal("--url", server.url)
-    peer = await server.accept()
-    await terminal.expect("> ")
+    terminal, peer = await conversation(server, open_terminal)
     terminal.type(CTRL_P)
     await terminal.expect("remember me")
     terminal.type("\r")

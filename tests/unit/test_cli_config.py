@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from appliance.cli import app
+from tests.support.terminal import shown_on_a_terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -102,21 +103,11 @@ def test_show_loads_neither_network_nor_colours(tmp_path: Path) -> None:
 
 
 def test_show_is_coloured_on_a_terminal(file: Path, tmp_path: Path) -> None:
-    master, slave = os.openpty()
-    with os.fdopen(master, "rb", buffering=0) as screen:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "config", "show", "--config", str(file)],
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", "TERM": "xterm"},
-            stdout=slave,
-        )
-        os.close(slave)
-        shown = b""
-        try:
-            while piece := screen.read(4096):
-                shown += piece
-        except OSError:
-            pass  # the terminal's other side is closed
-        assert process.wait(timeout=60) == 0
+    command = [sys.executable, "-m", "appliance", "config", "show", "--config", str(file)]
+    status, shown = shown_on_a_terminal(
+        command, {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8", "TERM": "xterm"}
+    )
+    assert status == 0
     assert b"\x1b[36mserver.port = \x1b[0m\x1b[1;33m9000" in shown
 
 
