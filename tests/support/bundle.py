@@ -1,17 +1,24 @@
 """Bundles for tests: a good one, and tars of any other content, made by Python's own tarfile."""
 
+import functools
 import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from appliance.models.bundle import layout
+from appliance.models.bundle.installing import Installer
+from appliance.models.bundle.reading import open_bundle
 from appliance.models.bundle.signing import Signer, encode_signature, make_key
 from appliance.models.bundle.writing import Written, write_bundle
+from appliance.models.errors import BundleRefused
 from appliance.models.fake import install_fake
 from appliance.models.manifest import Manifest, decode_manifest, encode_manifest, sealed
 from appliance.models.progress import Silent
@@ -26,6 +33,13 @@ def good_bundle(
     """A bundle of a fake model with the weights `content`, from a store of its own."""
     model = install_fake(Store(directory / f"store-of-{model_id}"), model_id, content)
     return write(model, directory / f"{model_id}.tar", signer=signer).file
+
+
+@functools.cache
+def good_bytes() -> bytes:
+    """A good bundle's; made once, as installing a model to bundle costs more than most tests of it."""
+    with tempfile.TemporaryDirectory() as directory:
+        return good_bundle(Path(directory)).read_bytes()
 
 
 def write(model: Installed, target: Path, *, signer: Signer | None = None) -> Written:
@@ -113,3 +127,29 @@ def changed(bundle: Path, **changes: object) -> tuple[Manifest, dict[str, bytes]
     manifest = decode_manifest(members["manifest.json"], "manifest")
     files = {name: body for name, body in members.items() if name in manifest.files}
     return sealed(replace(manifest, **changes)), files
+
+
+def with_index(good: Path, **changes: Any) -> Path:
+    """The bundle with another index, which fits nothing else."""
+    members = dict(members_of(good))
+    index = {**json.loads(members["bundle.json"]), **changes}
+    return tar_of(good, [("bundle.json", (json.dumps(index, indent=1) + "\n").encode()), *list(members.items())[1:]])
+
+
+def members_with(good: Path, position: int, **changes: Any) -> list[dict[str, Any]]:
+    """The members in a bundle's index, the one at `position` with other values."""
+    members: list[dict[str, Any]] = json.loads(dict(members_of(good))["bundle.json"])["members"]
+    members[position] |= changes
+    return members
+
+
+def refused(bundle: Path, store: Store, error: type[Exception] | tuple[type[Exception], ...] = BundleRefused) -> str:
+    """What is said of it: one line, without anything that moves a cursor. Nothing has been written."""
+    with pytest.raises(error) as caught, open_bundle(bundle) as opened:
+        Installer(store=store, progress=Silent(), wait_s=5).install(opened)
+    said = str(caught.value)
+    assert said.startswith(f"{bundle} ")
+    assert said.isprintable()
+    assert len(said) < 1500
+    assert not store.directory.exists()
+    return said

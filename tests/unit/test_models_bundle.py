@@ -30,11 +30,6 @@ from tests.support.bundle import LICENCE, good_bundle, members_of, signer_in, wr
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def install(bundle: Path, store: Store, *, force: bool = False, said: list[str] | None = None) -> Pulled:
     progress = Lines(said.append) if said is not None else Silent()
     with open_bundle(bundle) as opened:
