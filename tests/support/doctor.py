@@ -9,10 +9,12 @@ import msgspec
 from appliance.config import Effective, Settings
 from appliance.doctor.asking import Ask, Said
 from appliance.doctor.findings import Finding
-from appliance.doctor.surroundings import LOCAL, Surroundings
+from appliance.doctor.surroundings import LOCAL, SERVICE, Surroundings
 
 N100_FLAGS = "fpu sse4_2 avx avx2 fma f16c avx_vnni"
 HIDDEN = Said(status=1, err="System has not been booted with systemd as init system (PID 1). Can't operate.\n")
+ACCOUNT = {SERVICE: {"ActiveState": "active", "User": "appliance", "Group": "appliance"}}
+"""Units of a host where the service runs as an account of its own."""
 
 
 def write(root: Path, files: Mapping[str, object]) -> Path:
