@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,14 @@ from appliance.bench.websocket import open_targets
 from appliance.client import Message
 from appliance.client.scripted import open_scripted_server
 from tests.support.daemon import Appliance, running, settings
-from tests.support.process import environment
+from tests.support.process import environment, run_beside
 
 WAIT_S = 60.0  # a bound for a test that fails
 
 
 async def bench(home: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "appliance", "bench", *arguments, stdout=PIPE, stderr=PIPE, env=environment(home)
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await run_beside([sys.executable, "-m", "appliance", "bench", *arguments], environment(home))
 
 
 class Quiet:

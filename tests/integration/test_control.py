@@ -23,7 +23,7 @@ from appliance.models.slots import Slot, read_slots, slot_of
 from appliance.models.store import Installed, Store
 from appliance.models.using import use_at_next_start
 from appliance.models.verification import verify
-from tests.support.process import Served, environment, serving
+from tests.support.process import Served, environment, run, serving
 
 SLOW = b"fake:load-ms=300 fake:token-ms=10"  # so that each stage lasts
 
@@ -61,9 +61,7 @@ def control(home: Path) -> Path:
 
 
 def models(home: Path, store: Store, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "appliance", "models", *arguments]
-    settings = environment(home, models__directory=store.directory)
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    return run(home, "models", *arguments, models__directory=store.directory)
 
 
 async def status(url: str) -> dict[str, object]:
@@ -159,9 +157,8 @@ def test_a_second_daemon_does_not_take_the_socket_and_one_after_a_kill_does(
 
 
 def test_a_socket_that_was_named_and_can_not_be_made_ends_the_daemon(tmp_path: Path, store: Store) -> None:
-    settings = environment(tmp_path, models__directory=store.directory, server__control_socket="/proc/no/control.sock")
-    command = [sys.executable, "-m", "appliance", "serve", "--port", "0", "--pipeline", "fake"]
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    settings = {"models__directory": store.directory, "server__control_socket": "/proc/no/control.sock"}
+    done = run(tmp_path, "serve", "--port", "0", "--pipeline", "fake", **settings)
     assert done.returncode == 1
     assert "control socket /proc/no/control.sock can't be made" in done.stderr
     assert "server.control_socket" in done.stderr

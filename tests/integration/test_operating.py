@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.support.daemon import connect
-from tests.support.process import Served, environment, serving
+from tests.support.process import Served, environment, run, serving
 
 ENDLESS = "again and again fake:step-ms=5"
 
@@ -23,11 +23,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path, "--pipeline", "fake") as started:
         started.worker_pid()
         yield started
-
-
-def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    called = [sys.executable, "-m", "appliance", *arguments]
-    return subprocess.run(called, env=environment(home), capture_output=True, text=True, timeout=60)
 
 
 async def get(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
@@ -40,7 +35,7 @@ async def test_a_drained_daemon_finishes_what_it_has_and_takes_nothing_new(tmp_p
         peer = await connect(session, served.url)
         await peer.chat("r1", ENDLESS, params={"max_tokens": 4000})
         await peer.until("delta")
-        done = await asyncio.to_thread(command, tmp_path, "drain")
+        done = await asyncio.to_thread(run, tmp_path, "drain")
         assert (done.returncode, done.stdout) == (0, "drained; 1 running, 0 waiting\n")
         code, told = await get(session, f"{served.url}/readyz")
         assert (code, told["reason"]) == (503, "draining")
@@ -52,13 +47,13 @@ async def test_a_drained_daemon_finishes_what_it_has_and_takes_nothing_new(tmp_p
         refused = (await other.until("error"))[-1]
         assert (refused["id"], refused["code"], refused["retry_after_s"]) == ("r2", "drained", 30)
         await peer.until("delta")  # it still runs
-        impatient = await asyncio.to_thread(command, tmp_path, "drain", "--wait", "0.1")
+        impatient = await asyncio.to_thread(run, tmp_path, "drain", "--wait", "0.1")
         assert impatient.returncode == 1
         assert "stays drained" in impatient.stderr
         await peer.send(type="cancel", id="r1")
-        patient = await asyncio.to_thread(command, tmp_path, "drain", "--wait", "30", "--json")
+        patient = await asyncio.to_thread(run, tmp_path, "drain", "--wait", "30", "--json")
         assert json.loads(patient.stdout) == {"drained": True, "running": 0, "waiting": 0}
-        back = await asyncio.to_thread(command, tmp_path, "undrain")
+        back = await asyncio.to_thread(run, tmp_path, "undrain")
         assert (back.returncode, back.stdout) == (0, "requests are taken again\n")
         assert (await get(session, f"{served.url}/readyz"))[0] == 200
         await other.chat("r3", "fine", params={"max_tokens": 1})
@@ -70,14 +65,14 @@ async def test_a_drained_daemon_finishes_what_it_has_and_takes_nothing_new(tmp_p
 
 
 async def test_a_drained_daemon_stops_as_any_other(tmp_path: Path, served: Served) -> None:
-    assert command(tmp_path, "drain").returncode == 0
+    assert run(tmp_path, "drain").returncode == 0
     served.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(served.end) == 0
 
 
 @pytest.mark.parametrize("arguments", [["drain"], ["drain", "--wait", "1"], ["undrain"]])
 def test_where_no_daemon_runs_it_says_so(tmp_path: Path, arguments: list[str]) -> None:
-    done = command(tmp_path, *arguments)
+    done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no daemon answers on" in done.stderr
     assert "start it with: appliance serve" in done.stderr

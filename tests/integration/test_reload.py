@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,8 @@ import aiohttp
 import pytest
 
 from tests.support.daemon import Peer
-from tests.support.notify import Manager, service_manager
-from tests.support.process import Served, environment, serving
-
-
-@pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    with service_manager(tmp_path) as listening:
-        monkeypatch.setenv("NOTIFY_SOCKET", str(listening.path))
-        yield listening
+from tests.support.notify import Manager
+from tests.support.process import Served, run, serving
 
 
 @pytest.fixture
@@ -39,8 +31,7 @@ def served(tmp_path: Path, manager: Manager, file: Path) -> Iterator[Served]:
 
 
 def reload(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "appliance", "reload", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=60)
+    return run(home, "reload", *arguments)
 
 
 async def hello(url: str) -> dict[str, Any]:

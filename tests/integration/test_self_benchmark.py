@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from appliance.bench.progress import LineProgress
 from appliance.bench.self_benchmark import measure_self
 from appliance.observability.self_benchmark import read_history
 from tests.support.daemon import Appliance, running, settings, until
-from tests.support.process import environment
+from tests.support.process import environment, run_beside
 from tests.support.self_benchmark import measured, write_history
 
 WAIT_S = 60.0  # a bound for a test that fails
@@ -22,17 +21,7 @@ WAIT_S = 60.0  # a bound for a test that fails
 async def bench_self(home: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
     variables = environment(home) | {"STATE_DIRECTORY": str(home / "state")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "appliance", "bench", "--self", *arguments, stdout=PIPE, stderr=PIPE, env=variables
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await run_beside([sys.executable, "-P", "-m", "appliance", "bench", "--self", *arguments], variables)
 
 
 async def test_each_measurement_is_kept_and_compared_with_those_before(appliance: Appliance, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +14,7 @@ from appliance.models.fake import install_fake
 from appliance.models.manifest import OpenVinoVersions, encode_manifest, sealed
 from appliance.models.store import Installed, Store
 from tests.support.daemon import connect
-from tests.support.process import environment, serving
-
-
-def run(home: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "appliance", *arguments]
-    return subprocess.run(command, env=environment(home, **settings), capture_output=True, text=True, timeout=60)
+from tests.support.process import run, serving
 
 
 def test_a_port_in_use_is_named_with_the_remedy(tmp_path: Path) -> None:

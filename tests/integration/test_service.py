@@ -16,17 +16,10 @@ import pytest
 from appliance.api.status_line import status_line
 from appliance.cli.serve import FAKE_MODEL
 from tests.support.daemon import connect, running, settings
-from tests.support.notify import Manager, Told, service_manager
+from tests.support.notify import Manager, Told
 from tests.support.process import Served, environment, serving
 
 ENDLESS = "again and again fake:step-ms=5"
-
-
-@pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    with service_manager(tmp_path) as listening:
-        monkeypatch.setenv("NOTIFY_SOCKET", str(listening.path))
-        yield listening
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The daemon as a process of its own, as an operator starts it."""
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -10,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 WAIT_S = 30.0
+COMMAND_MAX_S = 60.0
 ACTIVATE = Path(__file__).with_name("activate.py")
 
 
@@ -91,6 +93,29 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
     runtime.mkdir(0o700, exist_ok=True)
     own = {f"APPLIANCE__{name.upper()}": str(value) for name, value in settings.items()}
     return kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)} | own
+
+
+def run(home: Path, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
+    """A command of the appliance, run to its end in such an environment."""
+    command = [sys.executable, "-m", "appliance", *arguments]
+    return subprocess.run(
+        command, env=environment(home, **settings), capture_output=True, text=True, timeout=COMMAND_MAX_S
+    )
+
+
+async def run_beside(command: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command for which this process has something to do."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=variables
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_MAX_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
 
 
 @contextlib.contextmanager
