@@ -8,22 +8,8 @@ from msgspec.structs import replace
 
 from appliance.errors import ConfigError
 from appliance.models.errors import ModelError
-from tests.support.hub import (
-    COMMIT,
-    FILE_NAME,
-    MIRROR_PATH,
-    REPOSITORY,
-    SHA256,
-    WEIGHTS,
-    Answer,
-    Hub,
-    endless,
-    fails,
-    redirects,
-    says,
-    silence,
-    use_hub,
-)
+from tests.support.hub import COMMIT, FILE_NAME, MIRROR_PATH, REPOSITORY, SHA256, WEIGHTS, Hub, use_hub
+from tests.support.hub_answers import Answer, endless, fails, redirects, says, silence
 from tests.support.hub_pull import SECRET, break_off, failure, make_puller, part, tiny_model
 from tests.support.pulling import left_in, listening_socket
 

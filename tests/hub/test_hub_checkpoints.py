@@ -27,7 +27,8 @@ from appliance.models.store import Store
 from appliance.models.verification import verify
 from tests.support.checkpoint import make_safetensors, tiny_checkpoint
 from tests.support.exporting import FakeSteps, fake_export
-from tests.support.hub import COMMIT, REPOSITORY, Hub, fails
+from tests.support.hub import COMMIT, REPOSITORY, Hub
+from tests.support.hub_answers import fails
 from tests.support.hub_pull import HALF
 from tests.support.pulling import left_in
 

@@ -22,16 +22,8 @@ from appliance.models.importers.fetching import F16_BYTES
 from appliance.models.importers.quantizing import conversion_bytes
 from appliance.models.progress import Progress
 from appliance.models.store import Store
-from tests.support.hub import (
-    FILE_NAME,
-    SHA256,
-    WEIGHTS,
-    Hub,
-    endless,
-    fails,
-    silence,
-    trickle,
-)
+from tests.support.hub import FILE_NAME, SHA256, WEIGHTS, Hub
+from tests.support.hub_answers import endless, fails, silence, trickle
 from tests.support.hub_pull import HALF, PROGRAM, break_off, failure, make_puller, tiny_model, wait_for_bytes
 from tests.support.pulling import left_in, on_small_disk, program, pulled_by_two_at_once, start, wait_for_line
 

@@ -14,16 +14,8 @@ from appliance.models.fake import fake_model
 from appliance.models.hub.client import CHUNK_BYTES
 from appliance.models.store import Store
 from appliance.models.verification import verify
-from tests.support.hub import (
-    COMMIT,
-    FILE_NAME,
-    REPOSITORY,
-    SHA256,
-    WEIGHTS,
-    Hub,
-    redirects,
-    use_hub,
-)
+from tests.support.hub import COMMIT, FILE_NAME, REPOSITORY, SHA256, WEIGHTS, Hub, use_hub
+from tests.support.hub_answers import redirects
 from tests.support.hub_pull import HALF, PROGRAM, SECRET, break_off, failure, make_puller, tiny_model, wait_for_bytes
 from tests.support.pulling import left_in, start, wait_for_line
 

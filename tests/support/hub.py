@@ -1,4 +1,4 @@
-"""A model hub on this host: the endpoints that huggingface_hub asks, and every way in which they can go wrong.
+"""A model hub on this host: the endpoints that huggingface_hub asks, which can be told to answer otherwise.
 
 Two addresses, as the public one has: the hub itself, which knows repositories, and the store of large files, to which
 it redirects.
@@ -9,12 +9,14 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 
 import pytest
 from aiohttp import web
+
+from tests.support.hub_answers import WAIT_S, Answer, failing
 
 REPOSITORY = "Tiny/Tiny-GGUF"
 FILE_NAME = "tiny.gguf"
@@ -23,9 +25,7 @@ SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
 MIRROR_PATH = "/artifacts/api/hub"
 """The hub is there too: some mirrors are not at the root of their host."""
-PIECE_BYTES = 1 << 16
 WRITE_BYTES = 1 << 20
-WAIT_S = 60.0
 
 
 class Asked(NamedTuple):
@@ -35,10 +35,6 @@ class Asked(NamedTuple):
     """api, head, get (of the hub) or file (of the store)."""
     path: str
     headers: dict[str, str]
-
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-"""What a test has the hub do instead."""
 
 
 class Hub:
@@ -202,68 +198,6 @@ async def write(response: web.StreamResponse, content: memoryview) -> None:
 def git_sha1(content: bytes) -> str:
     """What git calls a file with that content."""
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()  # noqa: S324 # git's own
-
-
-def failing(status: int, code: str = "", message: str = "", **headers: str) -> web.Response:
-    """An error as the hub words it."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    if code:
-        named["X-Error-Code"] = code
-    if message:
-        named["X-Error-Message"] = message
-    return web.json_response({"error": message}, status=status, headers=named)
-
-
-def fails(status: int, code: str = "", message: str = "", **headers: str) -> Answer:
-    """An answer that is an error; a header is named as in Retry_After="3"."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return failing(status, code, message, **headers)
-
-    return answer
-
-
-def redirects(to: str) -> Answer:
-    """An answer that leads elsewhere, for ever."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=302, headers={"Location": to})
-
-    return answer
-
-
-def says(text: str, kind: str = "text/html") -> Answer:
-    """An answer that no hub gives, such as a login page's."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(text=text, content_type=kind)
-
-    return answer
-
-
-async def endless(request: web.Request) -> web.StreamResponse:
-    """A body that does not end, and does not say how long it is."""
-    response = web.StreamResponse()
-    response.enable_chunked_encoding()
-    await response.prepare(request)
-    while True:
-        await response.write(bytes(PIECE_BYTES))
-
-
-async def trickle(request: web.Request) -> web.StreamResponse:
-    """A byte now and then, for longer than anybody waits."""
-    response = web.StreamResponse(status=206 if "Range" in request.headers else 200)
-    response.content_length = 1 << 30
-    await response.prepare(request)
-    while True:
-        await response.write(b"GGUF")
-        await asyncio.sleep(0.02)
-
-
-async def silence(request: web.Request) -> web.StreamResponse:
-    """No answer."""
-    await asyncio.sleep(WAIT_S)
-    return web.Response(status=504)
 
 
 @contextmanager

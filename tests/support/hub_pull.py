@@ -20,7 +20,8 @@ from appliance.models.importers.fetching import HubFetcher
 from appliance.models.importers.hub import HubImporter
 from appliance.models.pull import Puller
 from appliance.models.store import Store
-from tests.support.hub import FILE_NAME, REPOSITORY, WAIT_S, Hub, fails
+from tests.support.hub import FILE_NAME, REPOSITORY, Hub
+from tests.support.hub_answers import WAIT_S, fails
 from tests.support.pulling import Slow, left_in, puller_of, run_pull
 
 PROGRAM = "tests.support.hub_pull"
