@@ -15,6 +15,7 @@ from appliance.errors import ConfigError
 from appliance.models.choosing import Choice
 from appliance.models.slots import read_slots
 from appliance.observability import host
+from appliance.types import ServedModel
 
 DRAINED = "drained by the operator; appliance undrain ends it"
 
@@ -60,12 +61,10 @@ async def metrics(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """One JSON object for people and scripts."""
     daemon = request.app[DAEMON]
-    engine = daemon.engine
-    rss, engine_rss, temperature, throttles = await asyncio.to_thread(_host_facts, engine.worker_pid)
+    rss, engine_rss, temperature, throttles = await asyncio.to_thread(_host_facts, daemon.engine.worker_pid)
     slots = await asyncio.to_thread(_slots, daemon.choice)
     stats = daemon.metrics.last_stats
     reason = daemon.not_ready()
-    ready = engine.ready
     return json_response(
         {
             "version": __version__,
@@ -74,14 +73,7 @@ async def status(request: web.Request) -> web.Response:
             "drained": daemon.dispatcher.drained,
             "needs_restart": daemon.needs_restart,
             "uptime_s": round(time.monotonic() - daemon.started_at, 1),
-            "model": {
-                "id": daemon.model.id,
-                "digest": daemon.model.digest,
-                "quantization": daemon.model.quantization,
-                "context_tokens": daemon.model.context_tokens,
-                "weights_bytes": daemon.model.weights_bytes,
-                "weights_read_bytes": daemon.model.weights_read_bytes,
-            },
+            "model": _model(daemon.model),
             "slots": slots,
             "switch": {
                 "stage": None if daemon.switching is None else daemon.switching.stage,
@@ -97,24 +89,7 @@ async def status(request: web.Request) -> web.Response:
             "kv_cache_usage_ratio": stats.kv_cache_usage_ratio if stats else None,
             "rss_bytes": {"front": rss, "engine": engine_rss},
             "cpu": {"temperature_celsius": temperature, "throttle_count": throttles},
-            "engine": {
-                "state": engine.state,
-                "pipeline": daemon.settings.engine.pipeline,
-                "pid": engine.worker_pid,
-                "versions": ready.versions if ready else None,
-                "load_s": round(ready.load_s, 2) if ready else None,
-                "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
-                "settings": daemon.engine_settings(daemon.model),
-                "tuned": _tuned(daemon),
-                "isa_cap": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-                "worker_age_s": round(engine.serving.ready_for_s, 1) if engine.serving else None,
-                "recycles": engine.recycles,
-                "last_recycle_failure": engine.recycler.last_failure,
-                "canary": _canary(engine.canary),
-                "losses": engine.losses,
-                "last_loss": engine.last_loss,
-                "next_start_s": None if engine.next_start_s is None else round(engine.next_start_s, 1),
-            },
+            "engine": _engine(daemon),
         }
     )
 
@@ -126,6 +101,42 @@ def _tuned(daemon: Daemon) -> dict[str, object] | None:
         return None
     changes = daemon.tuning.changes(daemon.settings.engine, daemon.model.digest)
     return {"settings": changes, "profile": tuned.profile, "at": tuned.at, "why": tuned.evidence.why}
+
+
+def _model(model: ServedModel) -> dict[str, object]:
+    """What answers."""
+    return {
+        "id": model.id,
+        "digest": model.digest,
+        "quantization": model.quantization,
+        "context_tokens": model.context_tokens,
+        "weights_bytes": model.weights_bytes,
+        "weights_read_bytes": model.weights_read_bytes,
+    }
+
+
+def _engine(daemon: Daemon) -> dict[str, object]:
+    """What the model runs on, how that is set, and how it has fared."""
+    engine = daemon.engine
+    ready = engine.ready
+    return {
+        "state": engine.state,
+        "pipeline": daemon.settings.engine.pipeline,
+        "pid": engine.worker_pid,
+        "versions": ready.versions if ready else None,
+        "load_s": round(ready.load_s, 2) if ready else None,
+        "warm_up_s": round(ready.warm_up_s, 2) if ready else None,
+        "settings": daemon.engine_settings(daemon.model),
+        "tuned": _tuned(daemon),
+        "isa_cap": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "worker_age_s": round(engine.serving.ready_for_s, 1) if engine.serving else None,
+        "recycles": engine.recycles,
+        "last_recycle_failure": engine.recycler.last_failure,
+        "canary": _canary(engine.canary),
+        "losses": engine.losses,
+        "last_loss": engine.last_loss,
+        "next_start_s": None if engine.next_start_s is None else round(engine.next_start_s, 1),
+    }
 
 
 def _canary(last: tuple[float, float] | None) -> dict[str, float] | None:
