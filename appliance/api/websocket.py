@@ -9,7 +9,8 @@ from appliance.api.clients import client_of, same_client
 from appliance.api.connection import Connection
 from appliance.api.keys import DAEMON
 from appliance.api.origin import origin_allowed
-from appliance.errors import BadRequest, OriginRefused, ShuttingDown, TooManyConnections
+from appliance.api.state import Daemon
+from appliance.errors import BadRequest, OriginRefused, ShuttingDown, TooManyConnections, UnavailableError
 from appliance.observability.logs import SELDOM, fields
 
 log = logging.getLogger(__name__)
@@ -25,19 +26,9 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     if not origin_allowed(origin, request.host, server.allowed_origins):
         return error_response(OriginRefused(f"origin {origin!a} may not connect; add it to server.allowed_origins"))
     client = client_of(request)
-    if daemon.dispatcher.draining and not daemon.keeper.keeps_for(client):
-        return error_response(ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5))
-    if len(daemon.connections) >= server.max_connections:
-        return error_response(
-            TooManyConnections(f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5)
-        )
-    own = sum(same_client(connection.client, client) for connection in daemon.connections)
-    if own >= server.max_connections_per_client:
-        return error_response(
-            TooManyConnections(
-                f"{own} sockets of {client} are open (server.max_connections_per_client)", retry_after_s=5
-            )
-        )
+    refusal = _refusal(daemon, client)
+    if refusal is not None:
+        return error_response(refusal)
     ws = web.WebSocketResponse(
         heartbeat=server.heartbeat_s,
         max_msg_size=server.max_message_bytes + 1,  # aiohttp refuses a message of just this size too
@@ -60,3 +51,20 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         daemon.connections.discard(connection)
         daemon.metrics.websocket_connections.set(len(daemon.connections))
     return ws
+
+
+def _refusal(daemon: Daemon, client: str) -> UnavailableError | None:
+    """Why one more socket of `client` can't be had now; None where it can."""
+    server = daemon.settings.server
+    if daemon.dispatcher.draining and not daemon.keeper.keeps_for(client):
+        return ShuttingDown("the appliance is shutting down", retry_after_s=server.drain_timeout_s + 5)
+    if len(daemon.connections) >= server.max_connections:
+        return TooManyConnections(
+            f"{server.max_connections} sockets are open (server.max_connections)", retry_after_s=5
+        )
+    own = sum(same_client(connection.client, client) for connection in daemon.connections)
+    if own >= server.max_connections_per_client:
+        return TooManyConnections(
+            f"{own} sockets of {client} are open (server.max_connections_per_client)", retry_after_s=5
+        )
+    return None
