@@ -119,15 +119,7 @@ async def run_daemon(
                 await _drain(daemon)
         finally:
             tidying.cancel()
-            await daemon.dispatcher.drain(0)  # whatever ends the daemon, each request has its terminal event first
-            daemon.keeper.close()  # so that no socket is opened for what is kept
-            await _close_connections(daemon)
-            daemon.engine.stop()
-            try:
-                await engine
-            finally:
-                if daemon.switching is not None:
-                    await daemon.switching.close()
+            await _end(daemon, engine)
     log.info("stopped", extra=fields())
 
 
@@ -155,6 +147,19 @@ async def _drain(daemon: Daemon) -> None:
     for connection in daemon.connections:
         connection.going_away(timeout_s)
     await daemon.dispatcher.drain(timeout_s)
+
+
+async def _end(daemon: Daemon, engine: asyncio.Task[None]) -> None:
+    """Requests first, whatever ends the daemon; then sockets, and the engine. Raises what `engine` has raised."""
+    await daemon.dispatcher.drain(0)  # each request has its terminal event
+    daemon.keeper.close()  # so that no socket is opened for what is kept
+    await _close_connections(daemon)
+    daemon.engine.stop()
+    try:
+        await engine
+    finally:
+        if daemon.switching is not None:
+            await daemon.switching.close()
 
 
 async def _close_connections(daemon: Daemon) -> None:
