@@ -9,7 +9,7 @@ import typer
 from appliance.cli.operation import ConfigOption, JsonOption, interruptible, open_progress, print_json, tell
 
 if TYPE_CHECKING:
-    from appliance.models.tuning.record import Figures, Tuned
+    from appliance.models.tuning.record import Figures, Profile, Tuned
 
 CONNECT_S = 1.0
 
@@ -37,13 +37,10 @@ def tune(
     from appliance.cli.serve import choose
     from appliance.config import load
     from appliance.config.paths import control_socket, tuning_file
-    from appliance.models.tuning.record import PROFILES
     from appliance.models.tuning.tune import Plan
     from appliance.models.tuning.tune import tune as tune_plan
 
-    found = next((known for known in PROFILES if known == profile), None)
-    if found is None:
-        raise typer.BadParameter(f"--profile {profile}: expected one of {', '.join(PROFILES)}")
+    wanted = _profile(profile)
     effective = load(config)
     settings = effective.settings
     _, served = choose(settings, model)
@@ -53,7 +50,7 @@ def tune(
         engine=settings.engine,
         explicit=tuple(effective.origins),
         model=served,
-        profile=found,
+        profile=wanted,
         seconds=seconds,
         file=tuning_file(),
     )
@@ -63,6 +60,15 @@ def tune(
         print_json(record)
     else:
         _print(record, plan.file)
+
+
+def _profile(name: str) -> "Profile":
+    from appliance.models.tuning.record import PROFILES
+
+    found = next((known for known in PROFILES if known == name), None)
+    if found is None:
+        raise typer.BadParameter(f"--profile {name}: expected one of {', '.join(PROFILES)}")
+    return found
 
 
 def _daemon_answers(path: Path) -> bool:

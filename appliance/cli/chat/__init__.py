@@ -47,15 +47,7 @@ def chat(
 
     Without: a conversation. Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.
     """
-    interactive = prompt is None and sys.stdin.isatty()
-    if interactive and (as_json or not sys.stdout.isatty()):
-        raise typer.BadParameter(
-            "a PROMPT is needed " + ("with --json" if as_json else "where standard output is no terminal")
-        )
-    if prompt is None and not interactive:
-        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
-    if prompt is not None and not prompt.strip():
-        raise typer.BadParameter("the prompt is empty")
+    asked = _prompt(prompt, as_json=as_json)
     named: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -70,10 +62,24 @@ def chat(
 
     conversation = Conversation(system=system, params=params)
     address = url or default_url(config)
-    if prompt is None:
+    if asked is None:
         from appliance.cli.chat.interactive import converse
 
         raise typer.Exit(converse(address, conversation))
     from appliance.cli.chat.once import ask_once
 
-    raise typer.Exit(ask_once(address, conversation, prompt, as_json=as_json))
+    raise typer.Exit(ask_once(address, conversation, asked, as_json=as_json))
+
+
+def _prompt(prompt: str | None, *, as_json: bool) -> str | None:
+    """The one question, from the command line or standard input; None for a conversation at a terminal."""
+    interactive = prompt is None and sys.stdin.isatty()
+    if interactive and (as_json or not sys.stdout.isatty()):
+        raise typer.BadParameter(
+            "a PROMPT is needed " + ("with --json" if as_json else "where standard output is no terminal")
+        )
+    if prompt is None and not interactive:
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if prompt is not None and not prompt.strip():
+        raise typer.BadParameter("the prompt is empty")
+    return prompt

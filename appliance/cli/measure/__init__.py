@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from appliance.models.measuring.artefacts import Artefact
+    from appliance.models.measuring.figures import Measurement
     from appliance.models.store import Store
     from appliance.models.texts import Sample
 
@@ -69,7 +70,11 @@ def measure(
         open_progress() as progress,
     ):
         measurement = measure_plan(plan, scratch, progress)
+    _show(measurement, json_file, html_file)
 
+
+def _show(measurement: "Measurement", json_file: Path | None, html_file: Path | None) -> None:
+    """Tables on standard output, and the files that were asked for. Raises StartError where one can't be written."""
     from appliance.bench.host import describe_host
     from appliance.cli.measure.html import html_report
     from appliance.cli.measure.tables import print_measurement
