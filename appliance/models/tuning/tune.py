@@ -84,15 +84,7 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         int4_group_sizes(Path(model.directory)),
         plan.explicit,
     )
-    with_worker = partial(measure, Path(model.directory), plan.profile)
-
-    async def measure_servable(settings: EngineSettings) -> Figures:
-        """With a worker that has a small KV cache. Raises TooLittleMemory where the daemon's would not fit."""
-        try:
-            await asyncio.to_thread(require_memory, settings, model)
-        except ConfigError as error:
-            raise TooLittleMemory(str(error)) from None
-        return await (measure_with or with_worker)(settings)
+    with_worker = measure_with or partial(measure, Path(model.directory), plan.profile)
 
     def tell(done: int, total: int, label: str) -> None:
         progress.stage(f"tuning {model.id} ({plan.profile}): {label}")
@@ -102,7 +94,7 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         plan.profile,
         plan.engine,
         tried,
-        measure_servable,
+        partial(_measure_servable, model, with_worker),
         tell,
         seconds=plan.seconds,
     )
@@ -116,6 +108,15 @@ def _searched(plan: Plan, progress: Progress, measure_with: Measure | None) -> T
         took_s=round(time.monotonic() - began, 1),
         evidence=evidence,
     )
+
+
+async def _measure_servable(model: ServedModel, with_worker: Measure, settings: EngineSettings) -> Figures:
+    """With a worker that has a small KV cache. Raises TooLittleMemory where the daemon's would not fit."""
+    try:
+        await asyncio.to_thread(require_memory, settings, model)
+    except ConfigError as error:
+        raise TooLittleMemory(str(error)) from None
+    return await with_worker(settings)
 
 
 def _cpu() -> Cpu:
