@@ -9,7 +9,7 @@ from appliance.doctor.findings import Finding, green, red, unknown, yellow
 from appliance.doctor.reach import unreadable
 from appliance.doctor.surroundings import Surroundings
 from appliance.errors import ConfigError
-from appliance.models.choosing import candidates
+from appliance.models.choosing import Candidates, candidates
 from appliance.models.errors import ManifestTooNew, SlotsDamaged, StoreUnusable, mending_command
 from appliance.models.manifest import came_in_bundle, installed_versions
 from appliance.models.slots import SLOTS_NAME, Slots, read_slots, slot_of
@@ -21,7 +21,7 @@ RELEASE_PARTS = 3  # of OpenVINO's and GenAI's releases that have to be the same
 
 
 def check_model(here: Surroundings) -> Finding:
-    """What a start would serve, and marks of those that failed."""
+    """Whether what is installed and chosen can be read, and if so what of it a start would serve."""
     store = here.store
     try:
         slots = read_slots(store.directory)
@@ -36,10 +36,15 @@ def check_model(here: Surroundings) -> Finding:
         return red("model", f"the service's account {here.service['User']} can't read {hidden}",
                    f"chown -R {here.service['User']}: {store.directory}; chmod -R u+rX {store.directory}",
                    **facts)  # fmt: skip
+    return _would_serve(here, slots, found, facts)
+
+
+def _would_serve(here: Surroundings, slots: Slots, found: Candidates, facts: dict[str, object]) -> Finding:
+    """The model of the next start, marks of those that failed, and whether another is served."""
     if not found.models:
         if here.settings.engine.pipeline == "fake":
             return green("model", "none, and none is needed (engine.pipeline = fake)", **facts)
-        return red("model", f"none that may be served is installed in {store.directory}",
+        return red("model", f"none that may be served is installed in {here.store.directory}",
                    "appliance models pull --preferred", **facts)  # fmt: skip
     first = slot_of(found.models[0].manifest)
     if (why := slots.why_bad(first)) is not None:
