@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.support.hosts import Host, HostsUnavailable, Lab, base_root, open_lab, why_not
+from tests.support.hosts import BOOKWORM, TRIXIE, Host, HostsUnavailable, Lab, Suite, base_root, open_lab, why_not
 from tests.support.wheels import wheels_for_hosts
 
 WHEELS = "/srv/wheels"  # where a host finds them
@@ -17,6 +17,20 @@ FIRST = "/srv/first"  # an environment with the project, which installs from the
 NEWER = "99.0.0"
 
 NewHost = Callable[..., Host]
+
+on_both = pytest.mark.parametrize("suite", [BOOKWORM, TRIXIE], indirect=True, scope="session", ids=str)
+on_trixie = pytest.mark.parametrize("suite", [TRIXIE], indirect=True, scope="session", ids=str)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Hosts are BOOKWORM where a test does not say otherwise.
+
+    All tests on hosts have the parameter, so that pytest puts those of a suite together: what the session prepares for
+    them is there for one suite at a time.
+    """
+    said = any(mark.args[0] == "suite" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "suite" in metafunc.fixturenames and not said:
+        metafunc.parametrize("suite", [BOOKWORM], indirect=True, scope="session", ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,14 +48,21 @@ def cannot(why: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def suite(request: pytest.FixtureRequest) -> Suite:
+    """The Debian of the hosts."""
+    given: Suite = request.param
+    return given
+
+
+@pytest.fixture(scope="session")
+def lab(suite: Suite) -> Iterator[Lab]:
     """Where hosts are made; nothing is left of it at the end, nor after Ctrl-C or SIGTERM."""
     why = why_not()
     if why is not None:
         cannot(why)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with open_lab(base_root()) as opened:
+        with open_lab(base_root(suite)) as opened:
             yield opened
     except HostsUnavailable as error:
         cannot(str(error))
@@ -50,11 +71,11 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def wheels(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(lab: Lab, suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheels of the project and of what it needs, on this machine."""
     directory = tmp_path_factory.mktemp("wheels")
     try:
-        wheels_for_hosts(directory)
+        wheels_for_hosts(directory, suite=suite)
     except HostsUnavailable as error:
         cannot(str(error))
     return directory
@@ -76,10 +97,10 @@ def new_host(lab: Lab) -> Iterator[NewHost]:
 
 
 @pytest.fixture(scope="session")
-def newer_wheels(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def newer_wheels(wheels: Path, suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a project that says it is NEWER."""
     directory = tmp_path_factory.mktemp("newer")
-    wheels_for_hosts(directory, NEWER)
+    wheels_for_hosts(directory, NEWER, suite)
     return directory
 
 

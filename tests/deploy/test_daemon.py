@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.deploy.conftest import WHEELS
+from tests.deploy.conftest import WHEELS, on_both
 from tests.support.daemon import Peer
 from tests.support.hosts import Host, Lab
 from tests.support.hosts.machine import wait_until
@@ -102,6 +102,7 @@ def restarts(host: Host) -> int:
     return int(show(host, "NRestarts"))
 
 
+@on_both
 async def test_start_returns_when_it_is_ready_and_the_status_says_how_it_is(host: Host) -> None:
     assert show(host, "StatusText").startswith("ready · fake · 0 running, 0 waiting · ")
     assert show(host, "SubState") == "running"
@@ -134,6 +135,7 @@ async def test_a_stopped_worker_is_the_supervisors_business(host: Host) -> None:
     assert restarts(host) == 0
 
 
+@on_both
 @pytest.mark.parametrize(("number", "result"), [(signal.SIGKILL, "signal"), (signal.SIGSTOP, "watchdog")])
 async def test_a_killed_or_stopped_daemon_is_systemds_business(host: Host, number: signal.Signals, result: str) -> None:
     daemon, left = int(show(host, "MainPID")), worker(host)
@@ -145,6 +147,7 @@ async def test_a_killed_or_stopped_daemon_is_systemds_business(host: Host, numbe
     assert gone(host, left)
 
 
+@on_both
 def test_reload_takes_up_what_can_change_and_refuses_what_is_wrong(host: Host) -> None:
     daemon = show(host, "MainPID")
     host.put(SETTINGS.replace("4000", "77").replace('"fake"', '"fake"\nthreads = 2'), FILE)
@@ -205,6 +208,7 @@ async def test_it_works_without_the_socket_unit(host: Host) -> None:
     assert await answers(host)
 
 
+@on_both
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.conftest import NewHost
+from tests.deploy.conftest import NewHost, on_both
 from tests.support.hosts import Host
 
 FAKE = '[engine]\npipeline = "fake"\n'
@@ -46,6 +46,7 @@ def bundle(host: Host) -> dict[str, str]:
         return found
 
 
+@on_both
 def test_a_host_is_looked_at_through_its_life(new_appliance: NewHost) -> None:
     host = new_appliance()
     host.put(FAKE, "/etc/appliance/appliance.toml")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance import __version__
-from tests.deploy.conftest import NewHost
-from tests.support.hosts import CommandFailed, Lab
+from tests.deploy.conftest import NewHost, on_both
+from tests.support.hosts import CommandFailed, Lab, Suite
 from tests.support.hosts.machine import hierarchies, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -30,11 +30,14 @@ def groups(prefix: str) -> list[Path]:
     return [group for tree in hierarchies() for group in tree.glob(f"{prefix}-*")]
 
 
-def test_a_host_is_a_debian_12_whose_systemd_is_well_and_which_leads_nowhere(new_host: NewHost) -> None:
+@on_both
+def test_a_host_is_a_debian_whose_systemd_is_well_and_which_leads_nowhere(new_host: NewHost, suite: Suite) -> None:
     host = new_host()
     assert host.ask("systemctl is-system-running") == "running"
-    assert host.ask(". /etc/os-release; echo $VERSION_CODENAME") == "bookworm"
-    assert host.ask("systemctl --version").startswith("systemd 252 ")
+    assert host.ask(". /etc/os-release; echo $VERSION_CODENAME") == suite.name
+    assert host.ask("systemctl --version").startswith(f"systemd {suite.systemd} ")
+    assert host.ask("python3 --version").startswith(f"Python {suite.python}.")
+    assert host.ask("ldd --version").splitlines()[0].endswith(f" 2.{suite.glibc}")
     assert host.ask("hostname") == "one"
     assert "default" not in host.ask("ip route show table all")
     assert host.run("ping -c 1 -W 1 1.1.1.1", check=False).returncode != 0

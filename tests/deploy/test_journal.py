@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.observability.events import Event
-from tests.deploy.conftest import WHEELS
+from tests.deploy.conftest import WHEELS, on_both
 from tests.support.hosts import Host, Lab
 from tests.support.hosts.machine import wait_until
 from tests.support.units import UNITS, install_units
@@ -64,6 +64,7 @@ def lose_worker(host: Host, signal: str) -> tuple[str, Entry]:
     return pid, entry
 
 
+@on_both
 def test_a_request_is_one_entry_with_its_numbers_and_never_its_text(host: Host) -> None:
     host.run([APPLIANCE, "chat", "--max-tokens", "5", "the-secret-of-somebody"])
     entry = newest(host, 1, "OUTCOME=length")
@@ -89,6 +90,7 @@ def test_no_line_of_the_daemon_comes_as_mere_text(host: Host) -> None:
     assert entries(host, "_TRANSPORT=stdout", "SYSLOG_IDENTIFIER=appliance") == []
 
 
+@on_both
 def test_a_worker_that_is_killed_is_an_event_that_the_journal_explains(host: Host) -> None:
     pid, entry = lose_worker(host, "KILL")
     assert (entry["WORKER_PID"], entry["PRIORITY"]) == (pid, "3")

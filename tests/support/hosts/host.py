@@ -33,7 +33,7 @@ class CommandFailed(AssertionError):
 
 
 class Host:
-    """A Debian 12 with systemd as its first process. Made by a Lab; off at first.
+    """A Debian with systemd as its first process. Made by a Lab; off at first.
 
     `lower`: what it begins with, the topmost first. What it changes goes to `upper`, which stays over reboots and power
     cuts. A power cut is one of processes: what they wrote without fsync is not lost as it would be.
