@@ -5,15 +5,16 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from aiohttp import WSCloseCode, web
 
 from appliance import __version__
 from appliance.api import system
-from appliance.api.keys import ASKED, DAEMON
+from appliance.api.keys import ASKED, DAEMON, SECURED
 from appliance.api.listener import (
     KEEPALIVE_S,
     SPARE_CONNECTIONS,
@@ -26,6 +27,7 @@ from appliance.api.middleware import errors_as_json, note_request
 from appliance.api.operator import Operator
 from appliance.api.service import tell_stopping
 from appliance.api.state import Daemon
+from appliance.api.tls import Handshakes, SecuredConnections
 from appliance.api.websocket import websocket
 from appliance.engine.mapping import release_freed
 from appliance.errors import ConfigError
@@ -46,13 +48,14 @@ def build_app(daemon: Daemon) -> web.Application:
     app = web.Application(middlewares=[note_request, errors_as_json], client_max_size=HTTP_BODY_MAX_BYTES)
     app[DAEMON] = daemon
     app[ASKED] = WeakSet()
+    app[SECURED] = WeakKeyDictionary()
     app.add_routes([*system.ROUTES, web.get("/v1/ws", websocket)])
     return app
 
 
 @contextlib.asynccontextmanager
 async def listening(daemon: Daemon, listeners: Listeners | None = None) -> AsyncIterator[str]:
-    """Serve HTTP and WebSocket for as long as the block lasts; gives the base URL.
+    """Serve HTTP and WebSocket, over TLS where the daemon has a certificate, while the block lasts; gives the base URL.
 
     `listeners`: sockets that were handed over; None: one of our own, as the settings have it.
     Raises StartError where the address can't be listened on.
@@ -72,12 +75,31 @@ async def listening(daemon: Daemon, listeners: Listeners | None = None) -> Async
             lambda: affordable_connections(daemon.settings.server.max_connections + SPARE_CONNECTIONS),
         )
         listeners = listeners or Listeners()
+        secure = _handshakes(daemon, doorkeeper, app[SECURED])
         try:
-            yield await listeners.open(doorkeeper, settings.host, settings.port)
+            if secure is None:
+                yield await listeners.open(doorkeeper, settings.host, settings.port)
+            else:
+                yield await listeners.open(secure, settings.host, settings.port, "https")
         finally:
             listeners.close()
+            if secure is not None:
+                secure.close()
     finally:
         await runner.cleanup()
+
+
+def _handshakes(daemon: Daemon, doorkeeper: Doorkeeper, secured: SecuredConnections) -> Handshakes | None:
+    """What makes TLS of connections, with the certificate of their time; None where nothing does."""
+    if daemon.certificate is None:
+        return None
+
+    def context() -> ssl.SSLContext:
+        if daemon.certificate is None:
+            raise RuntimeError("a daemon that had a certificate has none")
+        return daemon.certificate.context
+
+    return Handshakes(context, doorkeeper, doorkeeper.has_room, secured)
 
 
 async def run_daemon(

@@ -12,6 +12,7 @@ from appliance import __version__
 from appliance.api.clients import client_of
 from appliance.api.events import Event, Messages, error_message
 from appliance.api.kept_answer import Delivery, KeptAnswer
+from appliance.api.keys import SECURED
 from appliance.api.outbox import Outbox
 from appliance.api.requests import chat_request
 from appliance.api.state import Daemon
@@ -36,15 +37,17 @@ class Connection:
         self._ws = ws
         self._request = request
         self._transport = request.transport
+        self._secured = None if self._transport is None else request.app[SECURED].get(self._transport)
         self.client = client_of(request)
         """Whom bounds count for."""
         self._session = secrets.token_urlsafe(24)
         self._live: dict[str, Ticket] = {}
-        self._outbox = Outbox(ws, daemon.settings.server.outbox_max_messages, self._too_slow)
+        self._outbox = Outbox(ws, daemon.settings.server.outbox_max_messages, self._too_slow, self._gone)
         self._closing: asyncio.Task[None] | None = None
         if self._transport is not None:
-            sock: socket.socket = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            sock: socket.socket | None = self._transport.get_extra_info("socket")
+            if sock is not None:  # of TLS it is gone a moment before anybody hears of that
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     async def run(self) -> None:
         """Serve the socket until its end, whoever ends it."""
@@ -78,7 +81,7 @@ class Connection:
         with contextlib.suppress(TimeoutError, ConnectionError):
             await asyncio.wait_for(self._ws.close(code=code, message=reason.encode()), CLOSE_TIMEOUT_S)
         if self._transport is not None:
-            await _flushed(self._transport, CLOSE_TIMEOUT_S)
+            await self._flushed(self._transport)
             self.abort()
 
     def _writer_ended(self, writer: "asyncio.Task[None]") -> None:
@@ -92,7 +95,7 @@ class Connection:
         """
         transport = self._request.transport
         if transport is not None:
-            transport.abort()
+            (self._secured or transport).abort()
 
     async def _part(self) -> None:
         """A peer that has stopped both speaking and reading: a transport that closes waits for ever to be flushed, and
@@ -100,10 +103,26 @@ class Connection:
         """
         if self._transport is None:
             return
-        await _flushed(self._transport, CLOSE_TIMEOUT_S)
-        if self._transport.get_write_buffer_size():
+        if not await self._flushed(self._transport):
             self.abort()
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
+
+    async def _flushed(self, transport: asyncio.Transport) -> bool:
+        """Wait until the kernel has taken what was written, for CLOSE_TIMEOUT_S; whether it has. A transport tells of
+        it in no other way once it closes.
+        """
+        for _ in range(int(CLOSE_TIMEOUT_S / FLUSH_POLL_S)):
+            if not self._unsent_bytes(transport):
+                return True
+            await asyncio.sleep(FLUSH_POLL_S)
+        return not self._unsent_bytes(transport)
+
+    def _unsent_bytes(self, transport: asyncio.Transport) -> int:
+        return transport.get_write_buffer_size() if self._secured is None else self._secured.unsent_bytes(transport)
+
+    def _gone(self) -> bool:
+        """Whether nothing can be written, where aiohttp does not know it."""
+        return self._secured is not None and self._secured.gone
 
     def _too_slow(self) -> None:
         extra = fields(client=self.client, live=len(self._live)) | SELDOM
@@ -219,11 +238,3 @@ class Connection:
 
     def _forget(self, request_id: str) -> None:
         self._live.pop(request_id, None)
-
-
-async def _flushed(transport: asyncio.Transport, timeout_s: float) -> None:
-    """Wait until the kernel has taken what was written; a transport tells of it in no other way once it closes."""
-    for _ in range(int(timeout_s / FLUSH_POLL_S)):
-        if not transport.get_write_buffer_size():
-            return
-        await asyncio.sleep(FLUSH_POLL_S)

@@ -31,13 +31,17 @@ class Doorkeeper:
         self._asked = asked
         self._max_connections = max_connections
 
-    def __call__(self) -> asyncio.BaseProtocol:
+    def __call__(self) -> asyncio.Protocol:
         """A protocol for one connection."""
         handler = self._server()
         loop = asyncio.get_running_loop()
         loop.call_later(COUNT_AFTER_S, self._turn_away_if_too_many, handler)
         loop.call_later(FIRST_REQUEST_S, self._drop_if_silent, handler)
         return handler
+
+    def has_room(self, more: int) -> bool:
+        """Whether there may be one connection beside those that are made, and `more` that will be."""
+        return len(self._server.connections) + more < self._max_connections()
 
     def _turn_away_if_too_many(self, handler: web.RequestHandler) -> None:
         transport = handler.transport
@@ -60,22 +64,24 @@ class Listeners:
         self.inherited = inherited
         self._servers: list[asyncio.Server] = []
 
-    async def open(self, doorkeeper: Doorkeeper, host: str, port: int) -> str:
-        """Accept connections; returns the base URL. `host` and `port` count where nothing was inherited.
+    async def open(self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int, scheme: str = "http") -> str:
+        """Accept connections, and `make` a protocol for each; returns the base URL.
+
+        `host` and `port` count where nothing was inherited.
 
         Raises StartError, with the remedy, where the address can't be had.
         """
         loop = asyncio.get_running_loop()
         for inherited in self.inherited:
-            self._servers.append(await loop.create_server(doorkeeper, sock=inherited, backlog=BACKLOG))
+            self._servers.append(await loop.create_server(make, sock=inherited, backlog=BACKLOG))
         if not self.inherited:
             try:
-                self._servers.append(await loop.create_server(doorkeeper, host, port, backlog=BACKLOG))
+                self._servers.append(await loop.create_server(make, host, port, backlog=BACKLOG))
             except OSError as error:
                 raise StartError(_listen_error(host, port, error)) from error
         address: tuple[str, int] = self._servers[0].sockets[0].getsockname()[:2]
         shown = address[0] if self.inherited else host
-        return f"http://{f'[{shown}]' if ':' in shown else shown}:{address[1]}"
+        return f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{address[1]}"
 
     def leave_to_successor(self) -> None:
         """Accept no more where systemd keeps the sockets: who connects now waits there for the next daemon."""

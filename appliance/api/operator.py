@@ -4,16 +4,30 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from appliance.api.activation import InheritedSocket
 from appliance.api.overruled import ADDRESS_SETTINGS, overruled
 from appliance.api.state import Daemon
 from appliance.config import Effective, Settings
-from appliance.config.changes import Changes, compare, taken_up
+from appliance.config.certificate import Served, open_certificate
+from appliance.config.changes import Changes, compare, same_files, taken_up
 from appliance.errors import ConfigError
 from appliance.observability.events import Event, event
+from appliance.observability.logs import fields
 from appliance.observability.notify import Notifier, monotonic_usec
 
 log = logging.getLogger(__name__)
+
+
+def tell_untrustworthy(served: Served | None) -> None:
+    """Log a warning where no client can trust the certificate: it is served all the same."""
+    problem = None if served is None else served.certificate.problem()
+    if served is not None and problem is not None:
+        log.warning(
+            "clients will refuse the certificate",
+            extra=fields(file=str(served.file), reason=problem, remedy="have it renewed, then: appliance reload"),
+        )
 
 
 class Operator:
@@ -73,7 +87,7 @@ class Operator:
             if telling:
                 self._notifier.tell(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
             try:
-                return self._take_up(await asyncio.to_thread(self._reread))
+                return self._take_up(*await asyncio.to_thread(self._read))
             except ConfigError as error:
                 extra = event(Event.SETTINGS_REFUSED, reason=str(error))
                 log.error("settings not reloaded, the old ones stay", extra=extra)  # noqa: TRY400
@@ -82,9 +96,19 @@ class Operator:
                 if telling:
                     self._notifier.tell(READY=1)
 
-    def _take_up(self, effective: Effective) -> Changes:
+    def _read(self) -> tuple[Effective, Served | None]:
+        """The settings, and the certificate where the files of it are the same ones. Blocks. Raises ConfigError.
+
+        From TLS to none, and back, or to other files, wants a restart.
+        """
+        effective = self._reread()
+        if self._daemon.certificate is None or not same_files(self._daemon.settings, effective.settings):
+            return effective, None
+        return effective, open_certificate(effective.settings.server)
+
+    def _take_up(self, effective: Effective, certificate: Served | None) -> Changes:
         old, new = self._daemon.settings, effective.settings
-        changes = self._compare(old, effective)
+        changes = replace(self._compare(old, effective), certificate_until=self._show(certificate))
         self._daemon.take_up(taken_up(old, new), needs_restart=changes.needs_restart)
         if "logging.level" in changes.changed:
             logging.getLogger().setLevel(new.logging.level.upper())
@@ -95,9 +119,21 @@ class Operator:
                 changed=" ".join(changes.changed),
                 needs_restart=" ".join(changes.needs_restart),
                 socket_decides=" ".join(changes.socket_decides) or None,
+                certificate_until=changes.certificate_until,
             ),
         )
         return changes
+
+    def _show(self, read: Served | None) -> str | None:
+        """Show it from now on; until when it is valid, None where it is none, or the one that is shown already."""
+        before = self._daemon.certificate
+        if read is None or before is None:
+            return None
+        self._daemon.show(read)  # the same, too: its chain may be another
+        if read.certificate.sha256 == before.certificate.sha256:
+            return None
+        tell_untrustworthy(read)
+        return read.certificate.not_after.isoformat()
 
     def _compare(self, old: Settings, effective: Effective) -> Changes:
         """With systemd's sockets no restart gives the settings of the address an effect."""

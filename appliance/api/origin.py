@@ -6,8 +6,10 @@ from collections.abc import Container
 from urllib.parse import urlsplit
 
 
-def origin_allowed(origin: str | None, host: str, allowed: Container[str]) -> bool:
+def origin_allowed(origin: str | None, host: str, allowed: Container[str], *, secure: bool = False) -> bool:
     """Whether a request with this Origin (None: no browser) to this Host may have a socket.
+
+    `secure`: it came over TLS, and then pages without TLS are none of ours: anybody on the way can write those.
 
     A page from elsewhere must not talk to a daemon on the visitor's own network. One of ours has an Origin that is the
     Host; but a page that has its own name point to our address (DNS rebinding) has that too, so that a Host counts as
@@ -15,9 +17,10 @@ def origin_allowed(origin: str | None, host: str, allowed: Container[str]) -> bo
     """
     if origin is None or origin in allowed:
         return True
+    schemes = ("https",) if secure else ("http", "https")
     try:
         page = urlsplit(origin)
-        return page.scheme in ("http", "https") and page.netloc == host and _is_own(page.hostname or "")
+        return page.scheme in schemes and page.netloc == host and _is_own(page.hostname or "")
     except ValueError:
         return False
 

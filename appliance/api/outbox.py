@@ -26,8 +26,16 @@ class Outbox:
     turns. `on_overflow` is told once, in the loop's next turn, so that it may do what it likes.
     """
 
-    def __init__(self, ws: web.WebSocketResponse, max_messages: int, on_overflow: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        max_messages: int,
+        on_overflow: Callable[[], None],
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_gone`: whether the connection is, where `ws` does not know that."""
         self._ws = ws
+        self._is_gone = is_gone
         self._max_messages = max_messages
         self._on_overflow = on_overflow
         self._messages: deque[str] = deque()
@@ -80,6 +88,8 @@ class Outbox:
                 await self._wake.wait()
                 self._wake.clear()
                 while (text := self._next()) is not None:
+                    if self._is_gone():
+                        raise ConnectionResetError
                     await self._ws.send_str(text)
                 self._empty.set()
         except ConnectionError:

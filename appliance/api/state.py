@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from appliance import __version__
 from appliance.api.keeper import Keeper
 from appliance.config import EngineSettings, Settings
+from appliance.config.certificate import Served
 from appliance.dispatch import Capacity, Dispatcher
 from appliance.engine.client import EngineClient
 from appliance.engine.ipc import Load
@@ -38,11 +39,16 @@ class Daemon:
     """One model at a time, one engine, one dispatcher; made once at start."""
 
     def __init__(
-        self, settings: Settings, model: ServedModel, choice: Choice | None = None, tuning: HostTuning | None = None
+        self,
+        settings: Settings,
+        model: ServedModel,
+        choice: Choice | None = None,
+        tuning: HostTuning | None = None,
+        certificate: Served | None = None,
     ) -> None:
         """`choice`: what it serves of which store; None where it serves `model` for ever.
 
-        `tuning`: what was measured to be best on this host.
+        `tuning`: what was measured to be best on this host. `certificate`: what it speaks TLS with; None: it does not.
         """
         self.settings = settings
         self.needs_restart: list[str] = []
@@ -51,6 +57,10 @@ class Daemon:
         self.model = model
         """What answers now."""
         self.metrics = Metrics()
+        self.certificate = certificate
+        """What new connections are shown."""
+        if certificate is not None:
+            self.show(certificate)
         self.engine = EngineClient(self._worker_load(model), settings.engine, self.metrics)
         self.engine.on_serving = self._serving
         self.dispatcher = Dispatcher(self.engine, settings.dispatch, self._capacity(), self.metrics)
@@ -97,6 +107,11 @@ class Daemon:
             max_per_client=settings.limits.max_live_requests,
         )
         self._describe()
+
+    def show(self, certificate: Served) -> None:
+        """Show it to new connections; those that are made know another, and stay."""
+        self.certificate = certificate
+        self.metrics.certificate(certificate.certificate.not_after.timestamp())
 
     def _capacity(self) -> Capacity:
         return Capacity(context_tokens=self.model.context_tokens, kv_cache_tokens=self.settings.engine.kv_cache_tokens)

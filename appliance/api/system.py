@@ -20,7 +20,7 @@ from appliance.types import ServedModel
 DRAINED = "drained by the operator; appliance undrain ends it"
 
 INDEX = """appliance {version}: {model}
-  WebSocket   /v1/ws       (try: new WebSocket("ws://" + location.host + "/v1/ws") in this page's console)
+  WebSocket   /v1/ws       (try: new WebSocket(location.origin.replace("http", "ws") + "/v1/ws") in this page's console)
   status      /v1/status
   metrics     /metrics
   health      /healthz   /readyz
@@ -85,6 +85,7 @@ async def status(request: web.Request) -> web.Response:
                 "detached": daemon.keeper.detached,
             },
             "connections": len(daemon.connections),
+            "tls": _tls(daemon),
             "tokens_per_second": round(daemon.metrics.tokens_per_second(), 1),
             "kv_cache_usage_ratio": stats.kv_cache_usage_ratio if stats else None,
             "rss_bytes": {"front": rss, "engine": engine_rss},
@@ -92,6 +93,14 @@ async def status(request: web.Request) -> web.Response:
             "engine": _engine(daemon),
         }
     )
+
+
+def _tls(daemon: Daemon) -> dict[str, str] | None:
+    """What new connections are shown; None without TLS."""
+    if daemon.certificate is None:
+        return None
+    shown = daemon.certificate.certificate
+    return {"certificate_sha256": shown.sha256, "not_after": shown.not_after.isoformat()}
 
 
 def _tuned(daemon: Daemon) -> dict[str, object] | None:

@@ -23,7 +23,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     daemon = request.app[DAEMON]
     server = daemon.settings.server
     origin = request.headers.get("Origin")
-    if not origin_allowed(origin, request.host, server.allowed_origins):
+    if not origin_allowed(origin, request.host, server.allowed_origins, secure=request.secure):
         return error_response(OriginRefused(f"origin {origin!a} may not connect; add it to server.allowed_origins"))
     client = client_of(request)
     refusal = _refusal(daemon, client)

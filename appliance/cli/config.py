@@ -50,10 +50,15 @@ def show(
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
-    """Read the settings as the daemon does: exit status 0, or 78 and one line that says what is wrong."""
+    """Read the settings, and the files of TLS, as the daemon does: exit status 0, or 78 and a line of what is wrong."""
     from appliance.config import load
+    from appliance.config.certificate import open_certificate
 
     effective = load(config)
+    served = open_certificate(effective.settings.server)
+    problem = None if served is None else served.certificate.problem()
+    if served is not None and problem is not None:
+        tell_warning(f"clients will refuse the certificate {served.file}: it {problem}")
     count = len(effective.origins)
     print(f"ok: {effective.file or 'no file'}, {count} setting{'' if count == 1 else 's'} not left at the default")
 

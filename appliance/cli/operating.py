@@ -54,7 +54,11 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(changes)
         return
-    typer.echo(f"changed: {', '.join(changes['changed'])}" if changes["changed"] else "nothing has changed")
+    until = changes["certificate_until"]
+    if changes["changed"] or not until:
+        typer.echo(f"changed: {', '.join(changes['changed'])}" if changes["changed"] else "nothing has changed")
+    if until:
+        typer.echo(f"new connections get the renewed certificate, valid until {until}")
     if changes["needs_restart"]:
         typer.echo(f"needs a restart: {', '.join(changes['needs_restart'])}")
     if changes["socket_decides"]:

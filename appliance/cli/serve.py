@@ -67,6 +67,7 @@ def serve(
     from appliance.api.turning_away import turned_away
     from appliance.cli.not_started import told_to_the_journal
     from appliance.config import load
+    from appliance.config.certificate import open_certificate
     from appliance.observability.notify import microseconds, open_notifier
 
     inherited: list[InheritedSocket] = []
@@ -77,11 +78,13 @@ def serve(
         reread = partial(load, config, flags)
         effective = reread()
         settings = effective.settings
+        certificate = open_certificate(settings.server)
         choice, served = choose(settings, model)
         budget, tuning = _budget(effective, served)
 
         import asyncio
 
+        from appliance.api.operator import tell_untrustworthy
         from appliance.api.overruled import tell_overruled
         from appliance.api.state import Daemon
         from appliance.observability.log_writer import open_log
@@ -93,7 +96,9 @@ def serve(
                 total_bytes = budget.total_bytes
                 log.info("memory budget", extra=fields(total_bytes=total_bytes, **msgspec.structs.asdict(budget)))
             tell_overruled(listeners.inherited, effective)
-            asyncio.run(_run(partial(Daemon, settings, served, choice, tuning), reread, notifier, listeners))
+            tell_untrustworthy(certificate)
+            make = partial(Daemon, settings, served, choice, tuning, certificate)
+            asyncio.run(_run(make, reread, notifier, listeners))
 
 
 async def _run(

@@ -30,4 +30,6 @@ async def _show_warm_up(daemon: Daemon, url: str) -> None:
             await asyncio.sleep(POLL_S)
     if daemon.engine.state == "ready":
         program = sys.argv[0] if sys.argv[0].endswith("appliance") else "appliance"
-        console.print(f"{daemon.model.id} answers on {url}  (Ctrl-C stops; try: {program} chat --url {url})", **PLAIN)
+        # Whom a client trusts is its own affair: with --url it may know nothing of a CA of the site.
+        attempt = f"; try: {program} chat --url {url}" if daemon.certificate is None else ""
+        console.print(f"{daemon.model.id} answers on {url}  (Ctrl-C stops{attempt})", **PLAIN)

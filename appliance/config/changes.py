@@ -48,6 +48,8 @@ class Changes(Struct, frozen=True):
     """New in file or environment, and in force from the next start on."""
     socket_decides: list[str] = []
     """Given, and without effect, as systemd has made the sockets and they say otherwise."""
+    certificate_until: str | None = None
+    """Where new connections are shown another certificate: when it expires, in UTC, ISO 8601."""
 
 
 def compare(old: Settings, new: Settings) -> Changes:
@@ -59,6 +61,12 @@ def compare(old: Settings, new: Settings) -> Changes:
         if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
     ]
     return Changes([name for name in differ if name in LIVE], [name for name in differ if name not in LIVE])
+
+
+def same_files(old: Settings, new: Settings) -> bool:
+    """Whether TLS has its certificate and its key from the same files."""
+    a, b = old.server, new.server
+    return (a.tls_certificate_file, a.tls_key_file) == (b.tls_certificate_file, b.tls_key_file)
 
 
 def taken_up(old: Settings, new: Settings) -> Settings:

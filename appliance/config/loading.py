@@ -19,6 +19,7 @@ from appliance.config.settings import PublicKey, Settings
 from appliance.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "APPLIANCE__"
+TLS_FILES = ("tls_certificate_file", "tls_key_file")
 
 SECTIONS: dict[str, type[Struct]] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 _FIELDS = {name: {f.name: f for f in msgspec.structs.fields(cls)} for name, cls in SECTIONS.items()}
@@ -75,7 +76,19 @@ def load(
         if flag is not None:
             section, _, key = name.partition(".")
             put(section, key, flag, f"flag --{key.replace('_', '-')}")
+    _check_together(values["server"], origins)
     return Effective(msgspec.convert(values, Settings), origins, file)
+
+
+def _check_together(server: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Raises ConfigError where one of the two settings of TLS is there without the other."""
+    given = [key for key in TLS_FILES if server.get(key)]
+    if len(given) == 1:
+        missing = next(key for key in TLS_FILES if key not in given)
+        raise ConfigError(
+            f"server.{given[0]} ({origins[f'server.{given[0]}']}) is set and server.{missing} is not: "
+            "name both for TLS, or none"
+        )
 
 
 def _find_file(config: Path | None) -> Path | None:
@@ -111,14 +124,20 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _unreadable(file: Path, error: OSError) -> ConfigError:
     if not isinstance(error, PermissionError):
         return ConfigError(f"{file} can't be read: {error.strerror or error}")
+    return ConfigError(
+        f"{file} can't be read by {account()}: {error.strerror}; as root: chmod 644 {file}{and_above(file)}"
+    )
+
+
+def account() -> str:
+    """Whose process this is."""
     try:
-        account = pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container's
-        account = f"user {os.geteuid()}"
-    return ConfigError(f"{file} can't be read by {account}: {error.strerror}; as root: chmod 644 {file}{_above(file)}")
+        return f"user {os.geteuid()}"
 
 
-def _above(file: Path) -> str:
+def and_above(file: Path) -> str:
     """The directory that keeps it from being reached, as a remedy."""
     closed = next((place for place in reversed(file.absolute().parents) if not os.access(place, os.X_OK)), None)
     return f" && chmod 755 {closed}" if closed is not None else ""

@@ -36,6 +36,10 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds that a resumable request waits for its client to come back; 0 cancels it with its socket."""
     resume_buffer_chars: Annotated[int, Meta(ge=16_384, le=1 << 30)] = 1 << 21
     """Characters kept of all resumable answers, each counted as 1024 more, at up to 4 bytes each."""
+    tls_certificate_file: str = ""
+    """The certificate that TLS is served with, in PEM form, its chain after it; empty: plain http:// and ws://."""
+    tls_key_file: str = ""
+    """The private key of that certificate, in PEM form and without a passphrase."""
     control_socket: str = ""
     """The socket that `appliance models use`, `drain` and `reload` talk to; empty takes `control.sock` in
     `RUNTIME_DIRECTORY`, in `/run/appliance` or in `appliance` of the XDG runtime directory."""

@@ -70,6 +70,10 @@ class Metrics:
         self._kv_usage = gauge("kv_cache_usage_ratio", "Share of the KV cache in use; NaN where the engine can't tell.")
         self._kv_bytes = gauge("kv_cache_bytes", "Size of the KV cache; NaN where the engine can't tell.")
         self._engine_rss = gauge("engine_resident_memory_bytes", "Resident memory of the engine worker.")
+        self._certificate = gauge(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of new connections expires, since unix epoch in seconds; NaN without TLS.",
+        )
         self._load = gauge("model_load_seconds", "From the worker's start of loading to the end of its warm-up.")
         self._ttft = histogram("time_to_first_token_seconds", "From arrival to the first text.", TTFT_BUCKETS_S)
         self._inter_token = histogram("inter_token_latency_seconds", "Between tokens of one answer.", TOKEN_BUCKETS_S)
@@ -84,6 +88,7 @@ class Metrics:
         self._kv_usage.set(math.nan)
         self._kv_bytes.set(math.nan)
         self._draft_gain.set(math.nan)
+        self._certificate.set(math.nan)
         self._recent: deque[tuple[float, int]] = deque()
         self._ttfts_s: deque[float] = deque(maxlen=TTFT_WINDOW)
         self.last_stats: EngineStats | None = None
@@ -92,6 +97,10 @@ class Metrics:
         """What answers, and versions."""
         self._model.info({"id": model, "digest": digest})
         self._build.info({"version": version, "openvino": openvino})
+
+    def certificate(self, expiry_s: float) -> None:
+        """New connections are shown another certificate; `expiry_s` since the epoch."""
+        self._certificate.set(expiry_s)
 
     def watch(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Read the gauges of requests from these at each scrape."""

@@ -60,7 +60,12 @@ def test_what_can_change_does_and_the_rest_is_named(
     assert int(told["MONOTONIC_USEC"]) > 0
     manager.wait_for(lambda told: "READY" in told)
     again = json.loads(reload(tmp_path, "--json").stdout)
-    assert again == {"changed": [], "needs_restart": ["engine.threads"], "socket_decides": []}
+    assert again == {
+        "changed": [],
+        "needs_restart": ["engine.threads"],
+        "socket_decides": [],
+        "certificate_until": None,
+    }
 
 
 def test_bad_settings_are_refused_with_the_reason_and_the_old_ones_stay(
