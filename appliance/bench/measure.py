@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-import aiohttp
 from msgspec import Struct
 
 from appliance.bench.errors import NothingAnswered, ServerUnreadable
@@ -19,13 +18,14 @@ from appliance.bench.samples import Level, Sample
 from appliance.bench.server import Observer, Server, is_this_host
 from appliance.bench.websocket import open_targets
 from appliance.bench.workload import Kind, Workload
-from appliance.client.address import parse_address
+from appliance.client.address import Address, parse_address
+from appliance.client.tls import open_session
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """What to measure."""
 
-    url: str
+    url: str | Address
     kinds: Sequence[Kind]
     concurrency: Sequence[int]
     prompt_tokens: int
@@ -101,9 +101,9 @@ async def measure(plan: Plan, progress: Progress) -> Result:
     )
 
 
-async def _server(url: str) -> Server:
+async def _server(url: str | Address) -> Server:
     """What answers at `url`, seen to speak the protocol."""
-    async with open_targets(url, 1), aiohttp.ClientSession() as session:
+    async with open_targets(url, 1), open_session(parse_address(url)) as session:
         server = await Observer(session, url).server()
     if not server.ready:
         raise ServerUnreadable(f"the appliance is not ready ({server.reason}); try again when /readyz says so")

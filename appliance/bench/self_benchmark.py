@@ -5,7 +5,6 @@ import os
 import time
 from datetime import UTC, datetime
 
-import aiohttp
 from msgspec import Struct
 
 from appliance.bench.errors import GaveWay, NothingAnswered, ServerUnreadable
@@ -15,6 +14,8 @@ from appliance.bench.samples import Level
 from appliance.bench.server import Metrics, Observer, Server, is_this_host
 from appliance.bench.websocket import open_targets
 from appliance.bench.workload import Workload
+from appliance.client.address import Address, parse_address
+from appliance.client.tls import open_session
 from appliance.observability.host import cpu_info, cpu_throttle_count
 from appliance.observability.self_benchmark import Figures, Fingerprint, SelfBenchmark
 
@@ -35,22 +36,23 @@ class _Before(Struct, frozen=True):
     load_average: float
 
 
-async def measure_self(url: str, progress: Progress) -> SelfBenchmark:
+async def measure_self(url: str | Address, progress: Progress) -> SelfBenchmark:
     """Ask the appliance at `url`, which is one of this host, one thing after another, and return what was measured.
 
     Raises GaveWay where clients are active, come meanwhile, or it is not ready; BadAddress and ConnectFailed where
     nobody is there, ServerUnreadable where it is no appliance or none of this host, NothingAnswered where requests
     failed, or LIMIT_S were over.
     """
-    if not await asyncio.to_thread(is_this_host, url):
-        raise ServerUnreadable(f"{url} is another machine; a self-benchmark is of the host that it runs on")
+    address = parse_address(url)
+    if not await asyncio.to_thread(is_this_host, address):
+        raise ServerUnreadable(f"{address.shown} is another machine; a self-benchmark is of the host that it runs on")
     began = time.perf_counter()
     try:
-        async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
-            observer = Observer(session, url)
+        async with asyncio.timeout(LIMIT_S), open_session(address) as session:
+            observer = Observer(session, address)
             before = await _before(observer)
             progress.stage("measuring this host's own speed")
-            level = await _level(url, observer, progress)
+            level = await _level(address, observer, progress)
             await _require_undisturbed(observer, before)
     except TimeoutError:
         raise NothingAnswered(f"not measured within {LIMIT_S:g} s; see /v1/status and the log") from None
@@ -68,10 +70,10 @@ async def _before(observer: Observer) -> _Before:
     return _Before(server, _ended(metrics), throttled, os.getloadavg()[0])
 
 
-async def _level(url: str, observer: Observer, progress: Progress) -> Level:
+async def _level(address: Address, observer: Observer, progress: Progress) -> Level:
     """One stream's requests; left at once where somebody else comes."""
     workload = Workload(kind="free", prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS, seed=new_seed())
-    async with open_targets(url, 1) as target_for:
+    async with open_targets(address, 1) as target_for:
         measuring = asyncio.create_task(
             run_level(
                 target_for, workload, 1, requests=REQUESTS, duration_s=None, warm_up=WARM_UP, on_sample=progress.sample

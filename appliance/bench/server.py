@@ -12,7 +12,8 @@ from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.bench.errors import ServerUnreadable
-from appliance.client.address import WEBSOCKET_PATH, parse_address
+from appliance.client.address import WEBSOCKET_PATH, Address, parse_address
+from appliance.client.tls import tls_problem
 from appliance.config.remedies import start_remedy
 
 TIMEOUT_S = 10.0
@@ -83,8 +84,8 @@ class Metrics:
 class Observer:
     """Asks one appliance over HTTP."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        """`url` as for the client. Raises BadAddress."""
+    def __init__(self, session: aiohttp.ClientSession, url: str | Address) -> None:
+        """`url` as for the client, `session` as of `open_session`. Raises BadAddress."""
         self._session = session
         self._url = _http_url(url)
 
@@ -119,6 +120,8 @@ class Observer:
                 return await response.text()
         except TimeoutError:
             raise ServerUnreadable(f"{self._url}{path} does not answer within {TIMEOUT_S:g} s") from None
+        except aiohttp.ClientSSLError as error:
+            raise ServerUnreadable(f"{self._url} can't be asked: {tls_problem(error)}") from None
         except aiohttp.ClientConnectorError as error:
             raise ServerUnreadable(
                 f"{self._url} can't be reached: {error.strerror}; is it running there? Start it with: {start_remedy()}"
@@ -127,7 +130,7 @@ class Observer:
             raise ServerUnreadable(f"{self._url}{path} can't be read: {error}") from None
 
 
-def is_this_host(url: str) -> bool:
+def is_this_host(url: str | Address) -> bool:
     """Whether `url` leads to an address of this machine. Asks the resolver: call it on a thread."""
     host = urlsplit(parse_address(url).url).hostname or ""
     try:
@@ -141,7 +144,7 @@ def is_this_host(url: str) -> bool:
     return others <= own
 
 
-def _http_url(url: str) -> str:
+def _http_url(url: str | Address) -> str:
     parts = urlsplit(parse_address(url).url)
     scheme = "https" if parts.scheme == "wss" else "http"
     return urlunsplit((scheme, parts.netloc, parts.path.removesuffix(WEBSOCKET_PATH), "", ""))

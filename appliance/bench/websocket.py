@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from appliance.bench.target import Ending, Target, TargetError
 from appliance.client import Client, ClientError, ConnectFailed, ConnectionLost, Message, RequestFailed, connect
+from appliance.client.address import Address
 from appliance.protocol.websocket import Done
 
 CONNECT_TIMEOUT_S = 10.0
@@ -39,7 +40,7 @@ class WebSocketTarget:
 
 
 @asynccontextmanager
-async def open_targets(url: str, clients: int) -> AsyncIterator[Callable[[int], Target]]:
+async def open_targets(url: str | Address, clients: int) -> AsyncIterator[Callable[[int], Target]]:
     """A target for each of `clients` clients at `url`, each with a connection of its own, while the block lasts.
 
     Raises BadAddress, ConnectFailed.

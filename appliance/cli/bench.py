@@ -1,6 +1,7 @@
 """`appliance bench`: options, files, and exit statuses of measuring, comparing and soaking. Measures nothing itself."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -15,6 +16,7 @@ from appliance.cli.telling import tell_warning
 if TYPE_CHECKING:
     from appliance.bench.measure import Plan
     from appliance.bench.workload import Kind
+    from appliance.client.address import Address
 
 T = TypeVar("T")
 
@@ -161,7 +163,7 @@ def _measure(plan: "Plan", json_file: Path | None, html_file: Path | None) -> in
     return 0
 
 
-def _self(url: str) -> int:
+def _self(url: "str | Address") -> int:
     from msgspec.structs import replace
 
     from appliance.bench.progress import showing_progress
@@ -189,7 +191,7 @@ def _compare(a: Path, b: Path) -> None:
         tell_warning(warning)
 
 
-def _soak(url: str, minutes: float, seed: int | None, json_file: Path | None) -> int:
+def _soak(url: "str | Address", minutes: float, seed: int | None, json_file: Path | None) -> int:
     import msgspec
 
     from appliance.bench.measure import new_seed
@@ -197,6 +199,7 @@ def _soak(url: str, minutes: float, seed: int | None, json_file: Path | None) ->
     from appliance.bench.soak import SoakPlan, soak
     from appliance.bench.soak.report import print_report
 
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # or over TLS it tells of each connection that is reset here
     plan = SoakPlan(url=url, minutes=minutes, seed=new_seed() if seed is None else seed)
     with showing_progress() as progress:
         report = _run(soak(plan, progress))

@@ -22,6 +22,7 @@ from appliance.client.errors import (
     ProtocolViolation,
     RequestFailed,
     SlowReader,
+    TlsFailed,
     UnsupportedProtocol,
 )
 from appliance.types import Message
@@ -39,6 +40,7 @@ __all__ = [
     "ProtocolViolation",
     "RequestFailed",
     "SlowReader",
+    "TlsFailed",
     "UnsupportedProtocol",
     "connect",
 ]

@@ -1,5 +1,6 @@
 """From what a person types to the WebSocket's URL. Opens nothing."""
 
+import ssl
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct
@@ -15,14 +16,18 @@ class Address(Struct, frozen=True):
 
     url: str
     shown: str
+    tls: ssl.SSLContext | None = None
+    """Whom to trust; None: whom this system trusts."""
 
 
-def parse_address(url: str) -> Address:
-    """The address in `url`: `http(s)://HOST[:PORT][/PREFIX]` or `ws(s)://HOST[:PORT]/PATH`.
+def parse_address(url: str | Address) -> Address:
+    """The address in `url`: `http(s)://HOST[:PORT][/PREFIX]` or `ws(s)://HOST[:PORT]/PATH`; one that is parsed stays.
 
     An http(s) URL names the appliance and gets the WebSocket's path; a ws(s) URL with a path is taken as it is.
     Raises BadAddress.
     """
+    if isinstance(url, Address):
+        return url
     try:
         parts = urlsplit(url.strip())
         port = parts.port

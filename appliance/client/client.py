@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,12 +11,14 @@ from typing import Any
 
 import aiohttp
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from appliance.client.address import Address, parse_address
 from appliance.client.answer import Answer
 from appliance.client.carrier import Carrier
 from appliance.client.connection import Connection, open_connection
-from appliance.client.errors import ClientError, ConnectFailed, UnsupportedProtocol
+from appliance.client.errors import ClientError, ConnectFailed, TlsFailed, UnsupportedProtocol
+from appliance.client.tls import open_session
 from appliance.protocol.websocket import Chat, ChatParams, GoingAway, Hello
 from appliance.types import Message
 
@@ -167,7 +170,7 @@ class Client:
         for attempt in itertools.count(1):
             try:
                 return await self._connect()
-            except UnsupportedProtocol:
+            except (UnsupportedProtocol, TlsFailed):
                 raise
             except ConnectFailed as error:
                 if attempt >= self._options.reconnect_attempts:
@@ -193,8 +196,9 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    url: str,
+    url: str | Address,
     *,
+    tls: ssl.SSLContext | None = None,
     connect_timeout_s: float = 5.0,
     reconnect_attempts: int = 5,
     reconnect_backoff_s: float = 0.2,
@@ -203,14 +207,17 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """A client of the appliance at `url`, such as `http://127.0.0.1:8080`; leaving the block closes it.
 
+    `tls`: whom to trust, for https:// and wss://; None: whom this system trusts, or the file that SSL_CERT_FILE names.
     `connect_timeout_s`: seconds for one attempt, up to and with the hello. A lost connection is made again when the
     next answer is asked for: `reconnect_attempts` attempts, pauses that double from `reconnect_backoff_s` to
     `reconnect_backoff_max_s` seconds, each shortened at random by up to half. `heartbeat_s`: seconds of silence
     before the server is asked for a sign of life, for which it has half of that again.
 
-    Raises BadAddress; ConnectFailed where the first attempt fails, UnsupportedProtocol among it.
+    Raises BadAddress; ConnectFailed where the first attempt fails, UnsupportedProtocol and TlsFailed among it.
     """
     address = parse_address(url)
+    if tls is not None:
+        address = replace(address, tls=tls)
     options = Options(
         connect_timeout_s=connect_timeout_s,
         reconnect_attempts=reconnect_attempts,
@@ -218,7 +225,7 @@ async def connect(
         reconnect_backoff_max_s=reconnect_backoff_max_s,
         heartbeat_s=heartbeat_s,
     )
-    async with aiohttp.ClientSession() as session:
+    async with open_session(address) as session:
         client = Client(session, address, options)
         try:
             await client.open()

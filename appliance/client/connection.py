@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from appliance.client.address import Address
 from appliance.client.answer import Answer
-from appliance.client.errors import ConnectFailed, ConnectionLost, RequestFailed, UnsupportedProtocol
+from appliance.client.errors import ConnectFailed, ConnectionLost, RequestFailed, TlsFailed, UnsupportedProtocol
+from appliance.client.tls import tls_problem
 from appliance.errors import BadMessage
 from appliance.observability.logs import fields
 from appliance.protocol.websocket import (
@@ -36,6 +37,8 @@ from appliance.protocol.websocket import (
 
 CLOSE_TIMEOUT_S = 2.0  # for the server's close frame; a server that needs longer is not waited for
 CANCEL_TIMEOUT_S = 2.0  # to get a cancel into the socket; behind a blocked socket the heartbeat decides
+SILENT = "it closed the connection without an answer"
+ENDED = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Connection:
         self._pongs: dict[str, asyncio.Future[None]] = {}
         self._closing = False
         self._lost: str | None = None
+        self._closed_with: int | None = None
         self._reader = asyncio.create_task(self._read(), name="appliance-client-reader")
 
     @property
@@ -127,11 +131,16 @@ class Connection:
     async def _read(self) -> None:
         reason = None
         try:
-            async for frame in self._socket:
+            while True:
+                frame = await self._socket.receive()
                 if frame.type is aiohttp.WSMsgType.TEXT:
                     self._route(decode_server_message(frame.data))
                 elif frame.type is aiohttp.WSMsgType.BINARY:
                     raise BadMessage("server sent a binary frame")
+                elif frame.type in ENDED:
+                    # aiohttp forgets the code where it can't answer the frame: of TLS the end comes together with it.
+                    self._closed_with = frame.data if frame.type is aiohttp.WSMsgType.CLOSE else None
+                    break
         except BadMessage as error:
             reason = str(error)
             await self._socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR)
@@ -141,6 +150,8 @@ class Connection:
     def _why_ended(self) -> str:
         if self._closing:
             return "the client was closed"
+        if self._closed_with is not None:
+            return f"the server closed the connection ({self._closed_with})"
         match self._socket.exception():
             case aiohttp.ServerTimeoutError():
                 return "the server gives no sign of life"
@@ -195,7 +206,7 @@ async def open_connection(
 ) -> Connection:
     """Connect and read the hello, all within `connect_timeout_s`.
 
-    Raises ConnectFailed, and UnsupportedProtocol where the server speaks another version.
+    Raises ConnectFailed; UnsupportedProtocol where the server speaks another version, TlsFailed where it is TLS.
     """
     try:
         async with asyncio.timeout(connect_timeout_s):
@@ -211,8 +222,10 @@ async def open_connection(
         raise ConnectFailed(f"{address.shown} does not answer within {connect_timeout_s:g} s") from None
     except aiohttp.WSServerHandshakeError as error:
         raise _turned_away(error, address) from error
+    except aiohttp.ClientSSLError as error:
+        raise TlsFailed(f"can't connect to {address.shown}: {tls_problem(error)}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ConnectFailed(f"can't connect to {address.shown}: {_in_words(error)}") from error
+        raise ConnectFailed(f"can't connect to {address.shown}: {_in_words(error, address)}") from error
 
 
 class _Opening(Struct):
@@ -262,10 +275,10 @@ def _turned_away(error: aiohttp.WSServerHandshakeError, address: Address) -> Con
     )
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: Exception, address: Address) -> str:
     """The operating system's own words where it has some: "Connection refused"."""
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "no TLS there; the appliance speaks plain http://"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return SILENT if address.url.startswith("wss") else f"{SILENT}; where it speaks TLS, ask by https://"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -23,6 +23,10 @@ class UnsupportedProtocol(ConnectFailed):
     """The server speaks another version of the protocol, or another protocol; trying again does not help."""
 
 
+class TlsFailed(ConnectFailed):
+    """No TLS that is to be trusted came about, or only one side speaks it; trying again does not help."""
+
+
 class ConnectionLost(ClientError):
     """The connection ended while the answer was still coming, or before it was asked for."""
 

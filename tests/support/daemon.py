@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,10 @@ import msgspec
 from appliance.api.app import listening
 from appliance.api.state import Daemon
 from appliance.cli.serve import FAKE_MODEL
+from appliance.client.address import Address
+from appliance.client.tls import open_session, trusting
 from appliance.config import Settings
+from appliance.config.certificate import open_certificate
 from appliance.models.choosing import Choice
 from appliance.types import ServedModel
 
@@ -165,6 +169,12 @@ class Ends:
         return [self.ends[i].get("code") or self.ends[i]["finish_reason"] for i in request_ids]
 
 
+def trusted(settings: Settings) -> Address:
+    """Somewhere whose certificate is that of the settings."""
+    file = settings.server.tls_certificate_file
+    return Address("", "", trusting(Path(file)) if file else None)
+
+
 @contextlib.asynccontextmanager
 async def running(
     settings: Settings, model: ServedModel = FAKE_MODEL, choice: Choice | None = None
@@ -173,8 +183,8 @@ async def running(
 
     `choice`: of which store it serves `model`, and can serve others.
     """
-    daemon = Daemon(settings, model, choice)
-    async with listening(daemon) as url, aiohttp.ClientSession() as session:
+    daemon = Daemon(settings, model, choice, certificate=await asyncio.to_thread(open_certificate, settings.server))
+    async with listening(daemon) as url, open_session(trusted(settings)) as session:
         engine = asyncio.create_task(daemon.engine.run(daemon.dispatcher, daemon.check_model, daemon.fall_back))
         try:
             yield Appliance(daemon, url, session)

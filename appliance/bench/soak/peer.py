@@ -156,6 +156,7 @@ async def open_peer(door: Door, findings: Findings, who: str) -> AsyncIterator[P
     Raises Refused where the server does not let it in, Gone where it is closed before the hello, TimeoutError.
     """
     connector = aiohttp.TCPConnector(
+        ssl=True if door.address.tls is None else door.address.tls,
         force_close=True,
         local_addr=(door.local_address, 0) if door.local_address is not None else None,
         socket_factory=_small_buffers(door.receive_buffer_bytes) if door.receive_buffer_bytes else None,

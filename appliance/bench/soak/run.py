@@ -11,7 +11,6 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import aiohttp
 from msgspec import Struct
 
 from appliance.bench.errors import ServerUnreadable
@@ -32,6 +31,7 @@ from appliance.bench.soak.fill import fill_kv_cache
 from appliance.bench.soak.peer import Door, Gone, Refused
 from appliance.bench.soak.report import WARM_S, Snapshot, SoakReport, find_problems, snapshot
 from appliance.client.address import Address, parse_address
+from appliance.client.tls import open_session
 
 OBSERVE_S = 1.0
 HISTORY_MAX = 600  # snapshots in a report
@@ -64,7 +64,7 @@ CHURN = (
 class SoakPlan(Struct, frozen=True, kw_only=True):
     """What to do."""
 
-    url: str
+    url: str | Address
     minutes: float
     seed: int
 
@@ -83,7 +83,7 @@ async def soak(plan: SoakPlan, progress: Progress) -> SoakReport:
     """
     findings = Findings()
     world = World(_doors(parse_address(plan.url)), findings, plan.seed, itertools.count())
-    async with aiohttp.ClientSession() as session:
+    async with open_session(parse_address(plan.url)) as session:
         observer = Observer(session, plan.url)
         server = await observer.server()
         if not server.ready:

@@ -24,6 +24,7 @@ from appliance.client import (
     Interrupted,
     connect,
 )
+from appliance.client.address import Address
 from appliance.protocol.websocket import Delta, Done, Queued
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class Question:
 
 
 @contextmanager
-def open_client(url: str) -> Iterator[tuple[LoopThread, Client]]:
+def open_client(url: str | Address) -> Iterator[tuple[LoopThread, Client]]:
     """A connected client and the thread it lives on. Raises BadAddress, ConnectFailed."""
     with LoopThread() as thread:
         connecting = connect(url)

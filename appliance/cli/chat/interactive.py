@@ -11,6 +11,7 @@ from appliance.cli.chat.asking import LoopThread, Question, open_client
 from appliance.cli.chat.conversation import Conversation
 from appliance.cli.chat.screen import Screen, open_screen, statistics
 from appliance.client import Client, ClientError, ConnectionLost
+from appliance.client.address import Address
 
 HISTORY_MAX_LINES = 1000
 PROMPT = "> "
@@ -25,7 +26,7 @@ HELP = """\
 Ctrl-C stops an answer; what was shown of it stays in the conversation."""
 
 
-def converse(url: str, conversation: Conversation) -> int:
+def converse(url: str | Address, conversation: Conversation) -> int:
     """Talk until the person leaves; the exit status: 0, or 1 where the appliance can't be reached at first."""
     screen = open_screen()
     try:

@@ -12,13 +12,14 @@ from appliance.cli.chat.asking import Question, open_client
 from appliance.cli.chat.conversation import Conversation
 from appliance.cli.chat.screen import open_screen, statistics
 from appliance.client import ClientError
+from appliance.client.address import Address
 from appliance.protocol.websocket import Done
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
-def ask_once(url: str, conversation: Conversation, prompt: str, *, as_json: bool) -> int:
+def ask_once(url: str | Address, conversation: Conversation, prompt: str, *, as_json: bool) -> int:
     """Ask, show, and return the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     screen = open_screen()
     try:
