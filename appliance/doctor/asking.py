@@ -5,6 +5,7 @@ import http.client
 import os
 import selectors
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 ASK_S = 8.0
 HTTP_S = 5.0
+SILENT = f"no answer within {HTTP_S:g} s"
 OUTPUT_MAX_BYTES = 4 << 20
 LINGER_S = 1.0  # for a program that has said all
 PIECE_BYTES = 1 << 16
@@ -59,10 +61,18 @@ def ask(command: Sequence[str], *, timeout_s: float = ASK_S, max_bytes: int = OU
     return _with(said, 0 if ended_by == "bytes" else process.returncode, None)
 
 
-def get(host: str, port: int, path: str, *, max_bytes: int = OUTPUT_MAX_BYTES) -> Said:
-    """GET `path` of an HTTP server, within about HTTP_S seconds, past any proxy."""
+def get(host: str, port: int, path: str, *, tls: bool = False, max_bytes: int = OUTPUT_MAX_BYTES) -> Said:
+    """GET `path` of an HTTP server of this host, within about HTTP_S seconds, past any proxy.
+
+    `tls`: with whatever certificate it has; what that is worth is another question.
+    """
     end = time.monotonic() + HTTP_S
     connection = http.client.HTTPConnection(host, port, timeout=HTTP_S)
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=HTTP_S, context=context)
     try:
         connection.request("GET", path, headers={"Accept": "application/json, text/plain"})
         response = connection.getresponse()
@@ -72,7 +82,7 @@ def get(host: str, port: int, path: str, *, max_bytes: int = OUTPUT_MAX_BYTES) -
             if time.monotonic() > end:
                 raise TimeoutError
     except TimeoutError:
-        return Said(problem=f"no answer within {HTTP_S:g} s")
+        return Said(problem=SILENT)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
         return Said(problem=str(reason or error))

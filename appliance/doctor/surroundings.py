@@ -1,5 +1,6 @@
 """What several checks want to know, found out once: settings, units, the daemon's own word. Judges nothing."""
 
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from appliance.config import Effective, Settings, load
 from appliance.config.paths import BENCHMARKS_NAME, SYSTEM_STATE, TUNING_NAME, config_candidates, state_directory
-from appliance.doctor.asking import Ask, Said, ask, get
+from appliance.doctor.asking import SILENT, Ask, Said, ask, get
 from appliance.doctor.listening import Address, Listener, asked_for, inodes_of, listeners
 from appliance.doctor.variables import variables_of
 from appliance.errors import ConfigError
@@ -28,6 +29,7 @@ PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainStatus,NRestarts,MainPID,StatusText,MemoryMax,"
     "MemoryHigh,DropInPaths,Listen,Environment,EnvironmentFiles,ExecStart,User,Group,IPAddressAllow,IPAddressDeny"
 )
+REFUSED = os.strerror(errno.ECONNREFUSED)
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 # told apart, not bound
 
 
@@ -52,6 +54,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     """Why not, in words."""
     address: Address
     """Where the daemon answers; where it was looked for, if it does not."""
+    tls: bool = False
+    """Whether it answers over TLS."""
     ask: Ask
 
     @property
@@ -109,7 +113,8 @@ def look(config: Path | None, *, root: Path = Path("/"), ask: Ask = ask) -> Surr
     service = (units or {}).get(SERVICE, {})
     file, environ = (config, None) if config else _told_by(service, root)
     effective, problem, hidden = _settings(file, environ)
-    status, why, address = _status(_places(effective.settings, units or {}, root), units or {})
+    places = _places(effective.settings, units or {}, root)
+    status, why, address, tls = _status(places, units or {}, bool(effective.settings.server.tls_certificate_file))
     return Surroundings(
         root=root,
         effective=effective,
@@ -120,6 +125,7 @@ def look(config: Path | None, *, root: Path = Path("/"), ask: Ask = ask) -> Surr
         status=status,
         no_status=why,
         address=address,
+        tls=tls,
         ask=ask,
     )
 
@@ -193,23 +199,31 @@ def _places(settings: Settings, units: Mapping[str, Mapping[str, str]], root: Pa
 
 
 def _status(
-    places: Sequence[Address], units: Mapping[str, Mapping[str, str]]
-) -> tuple[Mapping[str, Any] | None, str, Address]:
-    """What the daemon says at the first of `places` where it answers, or why not, and the place."""
+    places: Sequence[Address], units: Mapping[str, Mapping[str, str]], tls: bool
+) -> tuple[Mapping[str, Any] | None, str, Address, bool]:
+    """What the daemon says at the first of `places` where it answers, or why not; the place, and whether by TLS.
+
+    `tls`: what the settings say. A daemon that was not restarted since may do otherwise.
+    """
     waiting = units.get(SOCKET, {}).get("ActiveState") == "active"
     if waiting and units.get(SERVICE, {}).get("ActiveState") in ("inactive", "failed"):
-        return None, f"{SOCKET} listens, and starts the service at the first connection", places[0]  # not by this one
+        why = f"{SOCKET} listens, and starts the service at the first connection"  # not by this one
+        return None, why, places[0], tls
     problems = []
     for host, port in places:
         if port == 0:
             problems.append("server.port = 0: only its log tells the port that it took")
             continue
-        said = get(host, port, "/v1/status")
-        status = _decoded(said)
-        if status is not None:
-            return status, "", (host, port)
-        problems.append(said.problem or f"what answers is no appliance (HTTP {said.status})")
-    return None, problems[0], places[0]
+        for by_tls in (tls, not tls):
+            said = get(host, port, "/v1/status", tls=by_tls)
+            status = _decoded(said)
+            if status is not None:
+                return status, "", (host, port), by_tls
+            if by_tls == tls:
+                problems.append(said.problem or f"what answers is no appliance (HTTP {said.status})")
+            if said.problem in (None, REFUSED, SILENT):
+                break
+    return None, problems[0], places[0], tls
 
 
 def _decoded(said: Said) -> Mapping[str, Any] | None:

@@ -32,7 +32,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, *places: tuple[str, int]) -> list[t
     """Have the appliance answer at `places` and nobody elsewhere; returns where was asked."""
     asked: list[tuple[str, int]] = []
 
-    def get(host: str, port: int, _: str) -> Said:
+    def get(host: str, port: int, _: str, *, tls: bool) -> Said:
+        assert not tls
         asked.append((host, port))
         there = (host, port) in places
         return Said(status=200, out='{"ready": true, "engine": {}}') if there else Said(problem="Connection refused")

@@ -107,6 +107,14 @@ def test_names() -> None:
     assert not any(map(is_secret, ["trusted_keys", "prompt_lookup", "keyboard", "monkey", "host", "tokenizer"]))
 
 
+def test_where_the_key_of_tls_is_may_be_known() -> None:
+    unit = "Environment=APPLIANCE__SERVER__TLS_KEY_FILE=/run/credentials/appliance.service/tls-key.pem\n"
+    assert Redactor().text(unit) == unit
+    tree = {"server": {"tls_key_file": "/etc/appliance/tls/key.pem"}}
+    assert Redactor().tree(tree) == tree
+    assert list(secrets_in(tree)) == []
+
+
 @pytest.mark.parametrize(
     "piece",
     ["x", "a.", "-", "--", "a=", 'a="', "eyJ-", "://", "a://", "?token", "key", "bearer ", "-----BEGIN ", "\\\n"],

@@ -12,6 +12,7 @@ from appliance.doctor.checks.models import check_model, check_tuning, check_vers
 from appliance.doctor.checks.port import check_port
 from appliance.doctor.checks.service import check_daemon, check_settings
 from appliance.doctor.checks.speed import check_speed
+from appliance.doctor.checks.tls import check_tls
 from appliance.doctor.checks.units import check_units
 from appliance.doctor.findings import Finding
 from appliance.doctor.surroundings import Surroundings
@@ -22,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "settings": check_settings,
     "daemon": check_daemon,
     "port": check_port,
+    "tls": check_tls,
     "units": check_units,
     "model": check_model,
     "versions": check_versions,

@@ -13,7 +13,7 @@ LEAST_CHARS = 6  # of a known secret: shorter ones are words, and would go every
 _DEEP = frozenset({"secret", "secrets", "token", "tokens", "password", "passwords", "credential", "credentials"})
 _WORDS = _DEEP | {"passwd", "pwd", "passphrase", "apikey", "apikeys", "key", "keys", "private", "cookie"}
 _WORDS |= {"authorization", "auth", "bearer", "dsn"}
-_PUBLIC = "trusted_keys"  # Ed25519 public keys
+_PUBLIC = ("trusted_keys", "tls_key_file")  # Ed25519 public keys; a path
 # What an operator has a model told; no client's, and nobody's business all the same.
 _PROMPT = re.compile(r"(prompts?|instructions|canary_expect)\Z|\Apersonas")
 
@@ -115,7 +115,7 @@ class Redactor:
         """The pieces of `text`, without values that stand behind names of secrets."""
         done, passed = 0, 0
         for match in _ASSIGNED.finditer(text):
-            if match.start() < passed or not _NAMED.search(match[1]):
+            if match.start() < passed or not _NAMED.search(match[1]) or match[1].lower().endswith(_PUBLIC):
                 continue
             if match[1].lower().startswith(_PATHS):
                 passed = _end_of_line(text, match.end())

@@ -150,7 +150,7 @@ def _status(here: Surroundings) -> Content:
 def _metrics(here: Surroundings) -> Content:
     if here.status is None:
         raise Missing(here.no_status)
-    said = get(*here.address, "/metrics")
+    said = get(*here.address, "/metrics", tls=here.tls)
     if said.status != 200:
         raise Missing(said.problem or f"HTTP {said.status}")
     return Content(said.out, said.cut)
