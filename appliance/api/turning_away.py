@@ -20,6 +20,7 @@ from appliance.errors import EXIT_CONFIG, NotStarted
 FOR_S = 3.0
 REQUEST_TIMEOUT_S = 1.0  # for a request that is on its way; who sends none is answered all the same
 CLOSE_TIMEOUT_S = 1.0
+TLS_HANDSHAKE = b"\x16"  # the first byte of a client that speaks it
 BACKLOG = 16  # accepted in one go
 
 _ERROR = NotStarted("the appliance can't start; its operator finds the reason in its journal", retry_after_s=10)
@@ -72,10 +73,14 @@ async def _turn_away(listening: Sequence[InheritedSocket]) -> None:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    said = b""
     with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            await reader.readuntil(b"\r\n\r\n")  # what is left unread would make the close a reset
-    writer.write(ANSWER)
+            said = await reader.readexactly(1)
+            if said != TLS_HANDSHAKE:
+                await reader.readuntil(b"\r\n\r\n")  # what is left unread would make the close a reset
+    if said != TLS_HANDSHAKE:  # a client of TLS would take the answer for a port that speaks none, and try no more
+        writer.write(ANSWER)
     writer.close()
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from appliance.client import ConnectFailed, TlsFailed, connect
 from tests.integration.test_activation import listening, url_of
 from tests.support.process import ACTIVATE, environment
 
@@ -44,6 +45,23 @@ def its_end(process: "subprocess.Popen[bytes]") -> str:
 
 def somebody_waits(manager: socket.socket) -> bool:
     return bool(select.select([manager], [], [], 0)[0])
+
+
+async def test_who_speaks_tls_is_closed_and_may_try_again(tmp_path: Path, manager: socket.socket) -> None:
+    """The plain words of HTTP would be a port without TLS to it."""
+    waiting = asyncio.create_task(reached(url_of(manager).replace("http", "https")))
+    while not somebody_waits(manager):
+        await asyncio.sleep(0.01)
+    with starting_in_vain(tmp_path, manager) as process:
+        with pytest.raises(ConnectFailed) as caught:
+            await asyncio.wait_for(waiting, WAIT_S)
+        assert not isinstance(caught.value, TlsFailed)
+        assert "server.port" in await asyncio.to_thread(its_end, process)
+
+
+async def reached(url: str) -> None:
+    async with connect(url, connect_timeout_s=WAIT_S):
+        pass
 
 
 async def test_who_waits_and_who_comes_meanwhile_is_answered_503(tmp_path: Path, manager: socket.socket) -> None:
