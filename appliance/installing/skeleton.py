@@ -15,6 +15,9 @@ SKELETON = """\
 # port = 8080
 # Browser pages of other origins that may connect.
 # allowed_origins = ["http://chat.example.lan:8080"]
+# https:// and wss:// in place of http:// and ws:// (operations.md, "TLS").
+# tls_certificate_file = "/etc/appliance/tls/certificate.pem"
+# tls_key_file = "/etc/appliance/tls/key.pem"
 
 [models]
 # The first of these that is installed is served, unless `appliance models use` has chosen.
