@@ -50,11 +50,20 @@ def show(
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
-    """Read the settings, and the files of TLS, as the daemon does: exit status 0, or 78 and a line of what is wrong."""
+    """Read the settings, and the files of TLS, as the daemon does: exit status 0, or 78 and a line of what is wrong.
+
+    Whether the model fits the memory, too; and as root, whether the service's account can read its files.
+    """
+    from appliance.cli.start_check import require_memory_of_model, require_readable
     from appliance.config import load
     from appliance.config.certificate import open_certificate
+    from appliance.config.paths import store_directory
+    from appliance.models.store import Store
 
     effective = load(config)
+    require_readable(effective)
+    settings = _with_tuning(effective).settings
+    require_memory_of_model(settings, Store(store_directory(settings.models.directory)))
     served = open_certificate(effective.settings.server)
     problem = None if served is None else served.certificate.problem()
     if served is not None and problem is not None:

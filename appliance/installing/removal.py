@@ -38,17 +38,18 @@ def uninstall(layout: Layout, say: Say, asked: str, *, purge: bool, dry_run: boo
             say(f"{'would ' if dry_run else ''}remove {layout.opt}")
         if not dry_run:
             _remove_last(layout.opt)
-    if (done or had) and not purge:
-        say(_kept(layout))
+    if (done or had) and not purge and (kept := _kept(layout)):
+        say(f"settings, models and account stay (--purge: not); by hand they go with: {kept}")
     return done or had
 
 
 def _kept(layout: Layout) -> str:
-    """For whoever wants it gone later, when no command is left that would do it."""
-    paths = [str(path) for path in _data(layout) if path.exists()]
+    """How what stays goes, for whoever wants that when no command is left to do it; empty where nothing stays."""
+    links = {".wants", ".requires"}  # these and the cache go in any case
+    paths = [str(path) for path in _data(layout) if path.exists() and path.suffix not in links and path != layout.cache]
     by_hand = [f"rm -r {' '.join(paths)}"] if paths else []
     by_hand += [f"userdel {USER}"] if layout.has_user() else []
-    return f"settings, models and account stay (--purge: not); by hand they go with: {'; '.join(by_hand)}"
+    return "; ".join(by_hand)
 
 
 def _remove_last(opt: Path) -> None:

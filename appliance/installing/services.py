@@ -13,8 +13,10 @@ from appliance.installing.layout import SERVICE, SOCKET, Layout
 from appliance.installing.running import START_TIMEOUT_S, attempt, call, last_words
 from appliance.installing.step import NotReverted
 from appliance.installing.unit_files import PlaceFile, RemoveStale
+from appliance.observability.events import Event
 
 POLL_S = 0.2
+RECENT = "1min"  # of journalctl
 SETTLE_S = 3.0  # a start that systemd calls done and that fails at once
 
 NO_MODEL = (
@@ -213,7 +215,17 @@ def update_catalog(layout: Layout) -> None:
 
 
 def _why() -> str:
-    """What the service said last."""
-    said = attempt(["journalctl", f"--unit={SERVICE}", "--lines=30", "--output=cat", "--no-pager"]).stdout
-    lines = [line.strip() for line in said.splitlines() if line.strip().startswith("appliance:")]
-    return lines[-1] if lines else f"see journalctl -u {SERVICE} -e"
+    """What the daemon said as it ended; where it did not come to that, where to look."""
+    return show(SERVICE, "StatusText") or _last_reason() or f"see journalctl -u {SERVICE} -e"
+
+
+def _last_reason() -> str:
+    """Of the last start in vain: a client that waits may have had systemd begin another, which has no status yet."""
+    event = f"MESSAGE_ID={Event.NOT_STARTED.message_id}"
+    said = attempt(
+        ["journalctl", f"--unit={SERVICE}", event, f"--since=-{RECENT}", "--lines=1", "--output=json"]
+    ).stdout
+    try:
+        return str(json.loads(said).get("REASON", ""))
+    except ValueError:  # nothing
+        return ""

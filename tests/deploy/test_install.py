@@ -11,6 +11,7 @@ from tests.deploy.conftest import FIRST, NEWER, WHEELS, NewHost, on_both
 from tests.support.hosts import CommandFailed, Host
 
 INSTALL = f"{FIRST}/bin/appliance install --system --wheels {WHEELS}"
+SETTINGS = "/etc/appliance/appliance.toml"
 FAKE = '[engine]\npipeline = "fake"\n'
 INSTALL_TIMEOUT_S = 600.0  # 10 s on an idle machine
 
@@ -119,12 +120,22 @@ def test_an_upgrade_that_does_not_start_leaves_the_old_release_in_use_and_purge_
     failed = host.run("appliance install --system --wheels /srv/newer", INSTALL_TIMEOUT_S, check=False)
     assert (failed.returncode, len(failed.stderr.splitlines())) == (1, 1)
     assert f"{__version__} is in use" in failed.stderr
+    assert "see journalctl" in failed.stderr  # the daemon itself did not come to say anything
     host.run(READY)
     assert release_that_runs(host).startswith(f"/opt/appliance/releases/{__version__}/")
     assert host.get("/usr/local/lib/systemd/system/appliance.service") == unit
     assert host.ask("appliance --version") == f"appliance {__version__}"
 
     host.run(f"rm {drop_in} && systemctl daemon-reload")
+    # What only the service's account can't do, and what only shows with a model, is found out while the old one serves.
+    began = host.ask("systemctl show -p ActiveEnterTimestampMonotonic appliance.service")
+    host.run("chmod 600 /etc/appliance/appliance.toml")
+    for command in ("appliance install --system --wheels /srv/newer", "appliance config check"):
+        refused = host.run(command, INSTALL_TIMEOUT_S, check=False)
+        assert refused.returncode in (1, 78)
+        assert "can't be read by appliance, the service's account: chmod 644" in refused.stderr
+    host.run("chmod 644 /etc/appliance/appliance.toml")
+    assert host.ask("systemctl show -p ActiveEnterTimestampMonotonic appliance.service") == began
     host.run("appliance install --system --wheels /srv/newer", INSTALL_TIMEOUT_S)
     assert release_that_runs(host).startswith(f"/opt/appliance/releases/{NEWER}/")
 
@@ -178,6 +189,13 @@ def test_without_a_model_it_is_installed_and_says_what_is_missing(new_appliance:
     host.run("systemctl start appliance.service", check=False)
     assert host.ask("systemctl show --value -p ExecMainStatus appliance.service") == "78"
     assert "appliance models pull" in host.ask("journalctl -u appliance.service -o cat")
+    # Where the daemon does come to say why it does not start, the installation says that.
+    drop_in = "/etc/systemd/system/appliance.service.d/test.conf"
+    host.put(FAKE, SETTINGS)
+    host.put("[Service]\nEnvironment=APPLIANCE__SERVER__PORT=none\n", drop_in)
+    refused = host.run(f"systemctl daemon-reload && {INSTALL}", INSTALL_TIMEOUT_S, check=False)
+    assert refused.returncode == 1
+    assert 'does not start: server.port = "none" (environment APPLIANCE__SERVER__PORT)' in refused.stderr
 
 
 def test_the_running_installation_installs_itself(new_bare: Callable[[], Host]) -> None:
