@@ -265,7 +265,7 @@ def _turned_away(error: aiohttp.WSServerHandshakeError, address: Address) -> Con
         401: "it wants an API key",
         403: "it does not allow this client",
         404: "nothing speaks the protocol there",
-        503: "it takes no connections now",
+        503: "it takes no connections now, or can't start; its operator knows, or finds the reason in its journal",
     }
     reason = reasons.get(error.status, error.message)
     retry_after = error.headers.get("Retry-After", "") if error.headers else ""
@@ -282,5 +282,5 @@ def _in_words(error: Exception, address: Address) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        return error.os_error.strerror or str(error.os_error) or SILENT
     return str(error) or type(error).__name__

@@ -1,5 +1,6 @@
 """TLS as a client sees it: whom to trust, and in words why it did not come about. Connects to nobody."""
 
+import os
 import ssl
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def _of_certificate(error: Exception) -> str:
             return "its certificate is not valid yet; see whether the clocks here and there are right"
         case 62 | 64:
             return f"its certificate is for another name; ask by one that it has ({error.verify_message})"
+        case _ if (file := os.environ.get("SSL_CERT_FILE")) and not os.access(file, os.R_OK):
+            return f"SSL_CERT_FILE names {file}, which can't be read: nobody is trusted without it"
         case _:
             return (
                 f"nobody whom this host trusts vouches for its certificate ({error.verify_message}); let SSL_CERT_FILE "

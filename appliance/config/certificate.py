@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CERTIFICATE, KEY = "server.tls_certificate_file", "server.tls_key_file"
 FILE_MAX_BYTES = 1 << 20
 CREDENTIALS = "/run/credentials/"  # where systemd puts what LoadCredential= hands over, by unit
+HANDED = "systemd copied that key when the service started: put the right one where LoadCredential= has it from"
 DROP_IN = "optional/appliance.service.d/tls.conf"
 
 
@@ -35,6 +36,8 @@ class Certificate(Struct, frozen=True, kw_only=True):
     not_before: datetime
     not_after: datetime
     """Both in UTC."""
+    names: tuple[str, ...]
+    """What clients may ask it by: host names and addresses; none where clients take it by no name at all."""
 
     def problem(self, now: datetime | None = None) -> str | None:
         """Why no client can trust it `now`, whoever vouches for it; None where there is no such reason."""
@@ -43,7 +46,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
             return f"expired on {shown(self.not_after)}"
         if now < self.not_before:
             return f"is not valid before {shown(self.not_before)}"
-        return None
+        return None if self.names else "names no host or address (subjectAltName)"
 
 
 class Served(Struct, frozen=True, kw_only=True):
@@ -96,11 +99,10 @@ def _require_key(leaf: "x509.Certificate", file: Path, key_file: Path) -> None:
             f"write one without: openssl pkey -in {key_file} -out …"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{KEY}: {key_file} holds no private key in PEM form") from None
+        again = f"; {HANDED}" if _handed(key_file) else ""
+        raise ConfigError(f"{KEY}: {key_file} {_content(pem, 'private key')}{again}") from None
     if key.public_key() != leaf.public_key():
-        again = (
-            "; systemd hands a renewed key over at a start: systemctl restart appliance" if _handed(key_file) else ""
-        )
+        again = f"; {HANDED}, then: systemctl restart appliance" if _handed(key_file) else ""
         raise ConfigError(
             f"{KEY}: the key in {key_file} does not belong to the first certificate in {file} ({CERTIFICATE}): "
             f"the appliance's own has to come first there, its chain after it{again}"
@@ -117,10 +119,22 @@ def _certificate(leaf: "x509.Certificate") -> Certificate:
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return Certificate(
+        names=_names(leaf),
         sha256=leaf.fingerprint(SHA256()).hex(),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
     )
+
+
+def _names(leaf: "x509.Certificate") -> tuple[str, ...]:
+    from cryptography import x509
+
+    try:
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):  # or one that can't be read
+        return ()
+    addresses = [str(address) for address in found.get_values_for_type(x509.IPAddress)]
+    return (*found.get_values_for_type(x509.DNSName), *addresses)
 
 
 def _leaf(file: Path) -> "x509.Certificate":
@@ -130,10 +144,19 @@ def _leaf(file: Path) -> "x509.Certificate":
     try:
         return x509.load_pem_x509_certificates(pem)[0]
     except ValueError:
-        raise ConfigError(
-            f"{CERTIFICATE}: {file} holds no certificate in PEM form; of a DER file this makes one: "
-            f"openssl x509 -inform der -in {file} -out …"
-        ) from None
+        raise ConfigError(f"{CERTIFICATE}: {file} {_content(pem, 'certificate')}") from None
+
+
+def _content(data: bytes, wanted: str) -> str:
+    """What a file has in place of what is wanted; with nothing of it."""
+    if not data.strip():
+        return "is empty"
+    for name, what in ((b"PRIVATE KEY-----", "private key"), (b"BEGIN CERTIFICATE-----", "certificate")):
+        if name in data and what != wanted:
+            return f"holds a {what}, and is to hold a {wanted}"
+    # DER begins with the tag of a sequence, which no text does so.
+    der = "; it may be in DER form: openssl x509 -inform der makes a PEM file of that" if data[:1] == b"0" else ""
+    return f"holds no {wanted} in PEM form{der}"
 
 
 def _context(file: Path, key_file: Path) -> "ssl.SSLContext":

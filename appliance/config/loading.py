@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pwd
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,7 +113,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+        # tomllib shows tables as Python does: ('server',) for [server].
+        told = re.sub(r"\('([^)]*?)',?\)", lambda table: "[" + table[1].replace("', '", ".") + "]", str(error))
+        raise ConfigError(f"{file} is not valid TOML: {told}") from None
     except RecursionError:
         raise ConfigError(f"{file} is not valid TOML: nested too deep") from None
     except UnicodeDecodeError as error:

@@ -93,6 +93,8 @@ def test_chat_asks_it_by_the_systems_trust_and_says_what_is_wrong_with_it(
     done = appliance(tmp_path, "chat", "hello", "--url", served.url)
     assert (done.returncode, done.stdout) == (1, "")
     assert "SSL_CERT_FILE" in done.stderr
+    wrong = appliance(tmp_path, "chat", "hello", "--url", served.url, variables={"SSL_CERT_FILE": "/nowhere"})
+    assert "SSL_CERT_FILE names /nowhere, which can't be read" in wrong.stderr
     assert "Start it with" not in done.stderr
     done = appliance(tmp_path, "chat", "hello", "--url", served.url.replace("https", "http"))
     assert "where it speaks TLS, ask by https://" in done.stderr

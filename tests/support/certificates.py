@@ -101,6 +101,14 @@ def break_files(site: Site, how: str) -> Path:
         case "DER":
             file.write_bytes(ssl.PEM_cert_to_DER_cert(file.read_text()))
             return file
+        case "empty":
+            file.write_bytes(b"")
+            return file
+        case "swapped":
+            swapped = file.read_bytes(), key.read_bytes()
+            key.write_bytes(swapped[0])
+            file.write_bytes(swapped[1])
+            return file
         case "chain first":
             file.write_text(site.ca.read_text() + file.read_text())
             return file

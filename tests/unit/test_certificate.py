@@ -66,14 +66,16 @@ def test_a_chain_and_a_file_with_both_are_taken(site: Site) -> None:
 def test_a_key_as_openssl_ecparam_writes_it_is_taken(site: Site) -> None:
     openssl(site, "ecparam -name prime256v1 -genkey -out e-key.pem")
     openssl(site, "req -x509 -key e-key.pem -subj /CN=x -days 9 -out server.pem")
-    assert opened(site, "e-key.pem").certificate.problem() is None
+    assert opened(site, "e-key.pem").certificate.problem() == "names no host or address (subjectAltName)"
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
         ("no certificate", "does not exist; put it there, or leave server.tls_certificate_file and"),
-        ("DER", "holds no certificate in PEM form; of a DER file this makes one: openssl x509 -inform der"),
+        ("DER", "holds no certificate in PEM form; it may be in DER form: openssl x509 -inform der"),
+        ("empty", "server.pem is empty"),
+        ("swapped", "holds a private key, and is to hold a certificate"),
         ("chain first", "its chain after it"),
         ("no key", "does not exist; put it there"),
         ("no PEM key", "holds no private key in PEM form"),

@@ -176,6 +176,10 @@ def test_a_syntax_error_names_file_and_line(write: Write) -> None:
     assert "line 2" in said
 
 
+def test_a_table_that_is_there_twice_is_named_as_people_write_it(write: Write) -> None:
+    assert "[server] twice" in error_of(write("[server]\nport = 1\n[server]\n"))
+
+
 def test_deep_nesting_is_a_syntax_error(write: Write) -> None:
     assert "nested too deep" in error_of(write("a = " + "[" * 100_000))
 

@@ -86,6 +86,18 @@ def test_another_certificate_than_new_connections_get(tmp_path: Path, site: Site
     assert said(check_tls(surroundings(tmp_path, status=before)), "yellow", "the daemon speaks https://")
 
 
+def test_a_certificate_without_names_is_red_and_a_key_for_everybody_yellow(tmp_path: Path, site: Site) -> None:
+    assert check_tls(host(tmp_path)).facts["names"] == ["localhost", "127.0.0.1", "::1"]
+    assert said(check_tls(host(tmp_path)), "green", ", for localhost, 127.0.0.1, ::1")
+    key = site.directory / "server-key.pem"
+    key.chmod(0o644)
+    finding = check_tls(host(tmp_path))
+    assert said(finding, "yellow", "every account of this host may read the key in ")
+    assert finding.remedy == f"chmod 600 {key}"
+    site.issue(names=[])
+    assert said(check_tls(host(tmp_path)), "red", "names no host or address (subjectAltName): clients refuse it")
+
+
 def test_a_key_that_systemd_hands_over_is_looked_for_where_it_comes_from(tmp_path: Path, site: Site) -> None:
     unit = "[Service]\nLoadCredential=other:/etc/x\nLoadCredential=tls-key.pem:/etc/appliance/tls/server-key.pem\n"
 
@@ -96,7 +108,7 @@ def test_a_key_that_systemd_hands_over_is_looked_for_where_it_comes_from(tmp_pat
     before = showing(site)
     site.issue(days=40)
     assert said(found(status=before), "yellow", "another certificate than new connections get")
-    assert found(status=before).remedy == "systemctl restart appliance"
+    assert found(status=before).remedy == "systemctl reload appliance (with another key: systemctl restart appliance)"
     break_files(site, "another key")
     assert said(found(), "red", "does not belong to the first certificate")
     break_files(site, "no key")

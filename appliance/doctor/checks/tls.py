@@ -1,6 +1,7 @@
 """The certificate: how long it is good for, whether its key is there and new connections get it. Connects to nobody."""
 
 import re
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,21 +34,25 @@ def check_tls(here: Surroundings, *, now: Callable[[], datetime] = _now) -> Find
         return _unread(error, facts)
     left_days = (certificate.not_after - now()).total_seconds() / DAY_S
     facts |= {
+        "names": list(certificate.names),
         "not_before": certificate.not_before.isoformat(),
         "not_after": certificate.not_after.isoformat(),
         "left_days": round(left_days, 1),
     }
     renew = f"have it renewed, put it in place of the old one, then: {_in_force(key_file)}"
-    if problem := certificate.problem(now()):
-        remedy = renew if left_days < 0 else "see whether the clock is right: timedatectl"
-        return red("tls", f"the certificate in {file} {problem}: clients refuse it", remedy, **facts)
     trouble = _of_the_pair(here, file, key_file, certificate, facts)
+    if trouble is not None and trouble.status == "red":
+        return trouble
+    if problem := certificate.problem(now()):
+        early = certificate.not_before > now()
+        remedy = "see whether the clock is right: timedatectl" if early else renew
+        return red("tls", f"the certificate in {file} {problem}: clients refuse it", remedy, **facts)
     if trouble is not None:
         return trouble
     until = f"{left_days:.0f} days left, until {shown(certificate.not_after)}"
     if left_days < SOON_DAYS:
         return yellow("tls", f"the certificate in {file} expires soon: {until}", renew, **facts)
-    return green("tls", until, **facts)
+    return green("tls", f"{until}, for {', '.join(certificate.names)}", **facts)
 
 
 def _without(here: Surroundings) -> Finding:
@@ -71,6 +76,9 @@ def _of_the_pair(
         return red("tls", f"the service's account {here.service['User']} can't read {hidden}",
                    f"chmod 0644 a certificate, 0755 its directory; systemd can hand over a key: {DROP_IN}",
                    **facts)  # fmt: skip
+    if _others_may_read(_source(here, key_file)):
+        return yellow("tls", f"every account of this host may read the key in {_source(here, key_file)}",
+                      f"chmod 600 {_source(here, key_file)}", **facts)  # fmt: skip
     if here.status is None or in_force:
         return None
     if here.of_status("tls") is None:
@@ -104,5 +112,13 @@ def _source(here: Surroundings, key_file: Path) -> Path:
     return _place(here, found[-1]) if found else key_file
 
 
+def _others_may_read(key_file: Path) -> bool:
+    try:
+        return bool(key_file.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
 def _in_force(key_file: Path) -> str:
-    return RESTART if _handed(key_file) else "systemctl reload appliance"
+    another = f" (with another key: {RESTART})" if _handed(key_file) else ""
+    return f"systemctl reload appliance{another}"
