@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from appliance.config.paths import SYSTEM_CONFIG
 from appliance.errors import ConfigError
+from appliance.installing.layout import USER
 
 if TYPE_CHECKING:
     from appliance.config import Effective, Settings
     from appliance.models.store import Store
 
-ACCOUNT = "appliance"
 TIMEOUT_S = 20.0
 
 
@@ -29,9 +29,7 @@ def require_readable(effective: "Effective") -> None:
     certificate = effective.settings.server.tls_certificate_file
     for needed in (file, *([Path(certificate)] if certificate else [])):
         if not _may(needed, "-r"):
-            raise ConfigError(
-                f"{needed} can't be read by {ACCOUNT}, the service's account: {' && '.join(_mend(needed))}"
-            )
+            raise ConfigError(f"{needed} can't be read by {USER}, the service's account: {' && '.join(_mend(needed))}")
 
 
 def require_memory_of_model(settings: "Settings", store: "Store") -> None:
@@ -52,7 +50,7 @@ def require_memory_of_model(settings: "Settings", store: "Store") -> None:
 
 def _has_account() -> bool:
     try:
-        pwd.getpwnam(ACCOUNT)
+        pwd.getpwnam(USER)
     except KeyError:
         return False
     return True
@@ -66,7 +64,7 @@ def _mend(file: Path) -> Iterator[str]:
 
 def _may(file: Path, how: str) -> bool:
     """Whether the account may, as the kernel says: with all directories above it, and access lists where there are."""
-    as_account = ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--init-groups", "test", how, str(file)]
+    as_account = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "test", how, str(file)]
     try:
         done = subprocess.run(as_account, capture_output=True, timeout=TIMEOUT_S, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):

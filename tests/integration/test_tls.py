@@ -2,8 +2,6 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,20 +15,6 @@ from tests.support.daemon import Appliance, running, settings
 from tests.support.tls import of_site, over_tls, port_of, raw
 
 QUESTION = [Message("user", "hello")]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
-
-
-@pytest.fixture
-async def secure(site: Site) -> AsyncIterator[Appliance]:
-    """A ready daemon with the fake engine, over TLS."""
-    site.issue()
-    async with running(settings(server=over_tls(site))) as started:
-        await started.ready()
-        yield started
 
 
 async def test_a_client_that_trusts_the_ca_is_answered(secure: Appliance, site: Site) -> None:

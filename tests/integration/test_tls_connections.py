@@ -8,8 +8,6 @@ import socket
 import ssl
 import struct
 from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -20,20 +18,6 @@ from tests.integration.test_half_closed import CHAT, frame, server_sockets, upgr
 from tests.support.certificates import Site
 from tests.support.daemon import Appliance, running, settings, until
 from tests.support.tls import of_site, over_tls, port_of, raw
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
-
-
-@pytest.fixture
-async def secure(site: Site) -> AsyncIterator[Appliance]:
-    """A ready daemon with the fake engine, over TLS."""
-    site.issue()
-    async with running(settings(server=over_tls(site))) as started:
-        await started.ready()
-        yield started
 
 
 async def test_who_does_not_finish_a_handshake_is_dropped(

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from appliance.doctor.checks.models import MAKE_ONE
 from appliance.doctor.checks.served import engine_settings, served_model
 from appliance.doctor.findings import Finding, green, red, unknown, yellow
 from appliance.doctor.reading import table, text
@@ -41,7 +42,7 @@ def check_memory(here: Surroundings) -> Finding:
         model = served_model(here)
         if model is None:
             return unknown("memory", "no model is installed, so what serving takes is not known",
-                           "appliance models pull --preferred")  # fmt: skip
+                           MAKE_ONE)  # fmt: skip
         engine = engine_settings(here, model.manifest.digest)
         budget = memory_budget(model.directory, engine.kv_cache_tokens, engine.kv_cache_precision)
         room = _room(here)

@@ -16,6 +16,7 @@ from appliance.models.slots import SLOTS_NAME, Slots, read_slots, slot_of
 from appliance.models.store import Installed, Store
 from appliance.models.verification import compare_releases
 
+MAKE_ONE = "appliance models pull --preferred, or without a network: appliance models install BUNDLE.tar"
 AS_ROOT = "run it as root, or as the service's account"
 RELEASE_PARTS = 3  # of OpenVINO's and GenAI's releases that have to be the same
 
@@ -45,7 +46,7 @@ def _would_serve(here: Surroundings, slots: Slots, found: Candidates, facts: dic
         if here.settings.engine.pipeline == "fake":
             return green("model", "none, and none is needed (engine.pipeline = fake)", **facts)
         return red("model", f"none that may be served is installed in {here.store.directory}",
-                   "appliance models pull --preferred", **facts)  # fmt: skip
+                   MAKE_ONE, **facts)  # fmt: skip
     first = slot_of(found.models[0].manifest)
     if (why := slots.why_bad(first)) is not None:
         return red("model", f"{first} is marked bad and there is no other: {why}",
